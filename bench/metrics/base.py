@@ -1,0 +1,86 @@
+"""What a metric is: a pure function of one fitted q with a declared direction, applicability and protocol.
+
+A metric's keyword-only arguments ARE its protocol (sample counts, bins, order, projections): their hash is stored
+with every value and a report never puts two protocols into one column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from bench.noise import DirectNoise, generator
+from methods.base import Method
+from targets.base import Target
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measured value and, where it exists, its noise floor: the same number for truth against truth at the same n."""
+
+    value: float
+    floor: float | None = None
+
+
+class Fitted:
+    """One seed's fitted q beside its target, with randomness that is the same for every method at the same seed.
+
+    Args:
+        method: the method with this seed's parameters (evaluation parameters, so EMA where used).
+        target: the target; on the same device as the method.
+        seed: the run's seed; evaluation noise is derived from it and from a purpose.
+    """
+
+    def __init__(self, method: Method, target: Target, seed: int, device: torch.device | str = "cpu") -> None:
+        self.method, self.target, self.seed, self.device = method, target, seed, device
+
+    def generator(self, purpose: str) -> Generator:
+        """CPU generator for one purpose ("q", "truth", "floor", "projections", ...)."""
+        return generator(self.seed, "eval", purpose)
+
+    def noise(self, purpose: str) -> DirectNoise:
+        return DirectNoise(self.generator(purpose), self.device)
+
+    @torch.no_grad()
+    def draws(self, n: int, purpose: str = "q") -> Tensor:
+        """n draws from q, [n, d], on ``device``."""
+        return self.method.sample(n, self.noise(purpose))
+
+    def truth(self, n: int, purpose: str = "truth") -> Tensor:
+        """n draws standing for p (exact, or a subset of the stored reference), [n, d], on ``device``."""
+        return self.target.truth(n, self.generator(purpose)).to(self.device)
+
+    def truth_pair(self, n: int) -> tuple[Tensor, Tensor]:
+        """Two disjoint sets of n truth draws each: the first equals ``truth(n)``'s law, the pair gives noise floors."""
+        both = self.target.truth(2 * n, self.generator("truth")).to(self.device)
+        return both[:n], both[n:]
+
+
+class Metric:
+    """Base of all metrics; subclasses add keyword-only arguments (the protocol) and ``__call__``."""
+
+    version: ClassVar[int] = 1
+    direction: ClassVar[Literal["lower", "higher"]] = "lower"
+    unit: ClassVar[str] = ""
+
+    def applies(self, method: Method, target: Target) -> str | None:
+        """None if the metric can be computed, else the reason why not (shown in tables)."""
+        return None
+
+    def __call__(self, q: Fitted) -> Value:
+        raise NotImplementedError
+
+    def protocol(self) -> dict[str, Any]:
+        """Everything the value depends on besides q and p."""
+        return {"metric": self.registered_name, "version": self.version, **vars(self)}
+
+    def protocol_id(self) -> str:
+        """Short hash of the protocol."""
+        return hashlib.sha256(json.dumps(self.protocol(), sort_keys=True).encode()).hexdigest()[:8]
+
+    registered_name: ClassVar[str] = ""

@@ -1,0 +1,143 @@
+"""What exists: methods, targets and metrics, each registered by one decorator in its own file.
+
+    @register("method", "ksivi", source="Cheng et al. 2024, arXiv:2405.18997")
+    class KSIVI(Method): ...
+
+Hyper-parameters and their defaults are read from the keyword-only arguments of the class's ``__init__``,
+so a new component needs no YAML.  Third-party packages register through the entry-point group
+``sivibench.plugins``; single files through the environment variable ``SIVIBENCH_PLUGINS``
+(paths separated by ``os.pathsep``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError
+
+Kind = Literal["method", "target", "metric", "baseline"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter: its annotation and default, as written in the signature."""
+
+    annotation: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component."""
+
+    kind: Kind
+    name: str
+    obj: Any
+    source: str
+    description: str
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        return int(getattr(self.obj, "version", 1))
+
+
+_ENTRIES: dict[Kind, dict[str, Entry]] = {"method": {}, "target": {}, "metric": {}, "baseline": {}}
+_discovered = False
+
+
+def register(kind: Kind, name: str, *, source: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Class or function decorator that puts a component into the registry.
+
+    Args:
+        kind: ``method``, ``target``, ``metric`` or ``baseline``.
+        name: what users write on the command line.
+        source: paper or code the component follows, one line.
+        attributes: set on the object (a metric's ``direction``, for example).
+
+    Raises:
+        ValueError: the name is taken by another object, or a hyper-parameter has no default.
+    """
+
+    def add(obj: Any) -> Any:
+        known = _ENTRIES[kind].get(name)
+        if known is not None and (known.obj.__module__, known.obj.__qualname__) != (obj.__module__, obj.__qualname__):
+            raise ValueError(f"{kind} {name!r} is already registered by {known.obj.__module__}")
+        for key, value in attributes.items():
+            setattr(obj, key, value)
+        description = (inspect.getdoc(obj) or "").split("\n")[0]
+        parameters = _parameters(obj, name) if inspect.isclass(obj) else {}
+        _ENTRIES[kind][name] = Entry(kind, name, obj, source, description, parameters)
+        obj.registered_name = name
+        return obj
+
+    return add
+
+
+def _parameters(cls: type, name: str) -> dict[str, Parameter]:
+    hints = typing.get_type_hints(cls.__init__)
+    found = {}
+    for key, parameter in inspect.signature(cls.__init__).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            raise ValueError(f"{name}: hyper-parameter {key!r} needs a default in the signature")
+        found[key] = Parameter(hints.get(key, Any), parameter.default)
+    return found
+
+
+def discover() -> None:
+    """Import every module of methods/, targets/ and bench.metrics, then the plugins (once per process)."""
+    global _discovered
+    if _discovered:
+        return
+    _discovered = True
+    for package_name in ("methods", "targets", "bench.metrics"):
+        package = importlib.import_module(package_name)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package_name}.{module.name}")
+    for plugin in entry_points(group="sivibench.plugins"):
+        plugin.load()
+    for path in filter(None, os.environ.get("SIVIBENCH_PLUGINS", "").split(os.pathsep)):
+        _import_file(Path(path))
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"SIVIBENCH_PLUGINS names {path}, which is not a file", "give the path of a Python file")
+    name = f"sivibench_plugin_{path.stem}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def entries(kind: Kind) -> dict[str, Entry]:
+    """All components of a kind, sorted by name."""
+    discover()
+    return dict(sorted(_ENTRIES[kind].items()))
+
+
+def get(kind: Kind, name: str) -> Entry:
+    """The entry called ``name``; an unknown name fails with the available choices."""
+    known = entries(kind)
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"unknown {kind} {name!r}", f"{guess}choose from: {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,113 @@
+"""What a method is: a variational family and the players that fit it, written for ONE seed.
+
+The engine (``bench.fit``) batches: it stacks the parameters of all seeds and runs every player's loss under
+``vmap(grad(...))``.  A loss is therefore ordinary PyTorch on ``self``'s modules, pure (no in-place change of
+attributes, no ``.item()``, no branch on data), and takes its randomness from the ``noise`` argument.
+``docs/contract.md`` shows how layered, particle, closed-form and generator-and-critic methods fit the same contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from methods.optim import Adam, Optimiser, Schedule, constant
+from targets.base import Target
+
+
+class Noise(Protocol):
+    """The randomness of one seed at one step.  Shapes must not depend on data or on the step."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Independent N(0, 1) draws."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Independent U[0, 1) draws."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the run stands.  ``step`` is a 0-dim float tensor counting from 0; schedules must be tensor functions of it."""
+
+    step: Tensor
+    total: int
+
+    @property
+    def progress(self) -> Tensor:
+        """Fraction of the run that is over, in [0, 1)."""
+        return self.step / self.total
+
+
+Loss = Callable[[Noise, Clock], "Tensor | tuple[Tensor, dict[str, Tensor]]"]
+Update = Callable[[Noise, Clock], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimiser's share of a method; the engine alternates the players of a method in the order given.
+
+    Attributes:
+        name: shows in curves and errors.
+        owns: prefixes of ``named_parameters()`` this player changes, for example ``("q",)``.
+        loss: scalar to minimise; may also return new values of per-seed state buffers (``Method.carried``).
+        update: instead of a loss, the new values of owned parameters or carried buffers (closed-form methods).
+        optimiser: turns the gradient into a step.
+        schedule: factor on the learning rate as a function of the clock.
+        clip: largest gradient norm, per seed.
+        ema: decay of the averaged parameters used at evaluation, or None.
+        steps: optimiser steps per iteration.
+        until: iteration after which the player rests, or None.
+    """
+
+    name: str
+    owns: tuple[str, ...]
+    loss: Loss | None = None
+    update: Update | None = None
+    optimiser: Optimiser = field(default_factory=Adam)
+    schedule: Schedule = constant
+    clip: float | None = None
+    ema: float | None = None
+    steps: int = 1
+    until: int | None = None
+
+
+class Method(nn.Module):
+    """A variational family q and how it is fitted to ``target``; subclasses add keyword-only hyper-parameters."""
+
+    version: ClassVar[int] = 1
+    """Raised whenever the mathematics changes under the same configuration: it enters the run's identity."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
+    """What the target must provide."""
+
+    carried: ClassVar[tuple[str, ...]] = ()
+    """Names of registered buffers that are per-seed state, changed by what a loss or update returns."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+
+    def players(self) -> Sequence[Player]:
+        """The players, in the order they move."""
+        raise NotImplementedError
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        """n draws from q, [n, d]."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        """Exact log q(x), [..., d] -> [...]; None for implicit families."""
+        return None
+
+    def mixing(self, n: int, noise: Noise) -> Tensor | None:
+        """n draws z of the mixing distribution of a semi-implicit q, [n, k]; None for others."""
+        return None
+
+    def conditional(self, z: Tensor) -> Distribution:
+        """q(x | z) of a semi-implicit q as a distribution with batch shape z.shape[:-1] and event shape [d]."""
+        raise NotImplementedError
+

@@ -1,0 +1,1 @@
+"""Target densities, one file per family; every module here is imported by ``bench.registry.discover``."""

@@ -1,0 +1,91 @@
+"""What a target is: a density on R^dim known up to a constant, plus whatever truth is known about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class Unsupported(Exception):
+    """The target does not offer what was asked of it (for example a bridge, or exact draws)."""
+
+
+class Target(nn.Module):
+    """A density p on R^dim, known up to a constant.
+
+    Tensors are buffers, so ``target.to(device, dtype)`` moves everything.  ``log_prob`` and ``score`` accept any
+    leading batch shape, are differentiable, and never depend on the data in their shapes (they run under
+    ``vmap`` and are compiled).
+    """
+
+    version: ClassVar[int] = 1
+    """Raised whenever the density, its data or its reference changes: it enters the run's identity."""
+
+    dim: int
+    """Dimension d of x."""
+
+    log_z: float | None = None
+    """log of the integral of exp(log_prob), where known (nats)."""
+
+    metrics: tuple[str, ...] = ()
+    """Metrics evaluated at the end of a run, by registered name; the first one is the headline."""
+
+    curve_metric: str = ""
+    """The metric followed during training."""
+
+    window: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """Plot and grid window ((x1 low, x1 high), (x2 low, x2 high)) of a 2-D target."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Unnormalised log density; [..., d] -> [...] (nats)."""
+        raise Unsupported(f"{type(self).__name__} has no log_prob")
+
+    def score(self, x: Tensor) -> Tensor:
+        """grad_x log p(x); [..., d] -> [..., d].  Autograd unless a closed form overrides it."""
+        return torch.func.grad(lambda y: self.log_prob(y).sum())(x)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n exact draws, [n, d]; drawn on the CPU so that all methods see the same ones."""
+        raise Unsupported(f"{type(self).__name__} has no exact sampler")
+
+    def reference(self) -> Tensor | None:
+        """Stored draws of a long-run sampler, [m, d] (CPU, float32), or None; provenance lies beside the file."""
+        return None
+
+    def truth(self, n: int, generator: Generator) -> Tensor:
+        """n draws standing for p, [n, d]: exact ones, else a random subset of the stored reference.
+
+        Raises:
+            Unsupported: neither exact draws nor a reference with at least n rows exist.
+        """
+        if type(self).sample is not Target.sample:
+            return self.sample(n, generator)
+        stored = self.reference()
+        if stored is None or len(stored) < n:
+            raise Unsupported(f"{type(self).__name__} has no exact draws and fewer than {n} reference draws")
+        return stored[torch.randperm(len(stored), generator=generator)[:n]]
+
+    def bridge(self, levels: int) -> list[Target]:
+        """Ladder of ``levels`` targets from a simple base to this one (HSIVI)."""
+        raise Unsupported(f"{type(self).__name__} has no bridge")
+
+    def noised(self, t: float) -> Target:
+        """The marginal at noise level t of the forward diffusion of this target (CoSIM, EMD, Diff-Instruct)."""
+        raise Unsupported(f"{type(self).__name__} has no noised marginals")
+
+    def test_log_predictive(self, x: Tensor) -> Tensor:
+        """Mean over test points of log mean over draws p(y | x); draws [n, d] -> scalar (nats per point)."""
+        raise Unsupported(f"{type(self).__name__} has no test data")
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What this target offers, compared with ``Method.needs`` before anything runs."""
+        optional = ("log_prob", "sample", "bridge", "noised", "test_log_predictive")
+        found = {name for name in optional if getattr(type(self), name) is not getattr(Target, name)}
+        if "log_prob" in found or type(self).score is not Target.score:
+            found.add("score")
+        if "sample" in found or type(self).reference is not Target.reference:
+            found.add("truth")
+        return frozenset(found)

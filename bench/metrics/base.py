@@ -38,6 +38,8 @@ class Fitted:
 
     def __init__(self, method: Method, target: Target, seed: int, device: torch.device | str = "cpu") -> None:
         self.method, self.target, self.seed, self.device = method, target, seed, device
+        self.cache: dict[tuple[object, ...], Any] = {}
+        """Work that several metrics share, keyed by what it is and its parameters (q does not change)."""
 
     def generator(self, purpose: str) -> Generator:
         """CPU generator for one purpose ("q", "truth", "floor", "projections", ...)."""

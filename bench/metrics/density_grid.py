@@ -1,0 +1,160 @@
+"""log q and log p as cell masses on a fixed grid: what the grid divergences (``grid_divergence``) are computed from.
+
+log q is exact for explicit families.  For a semi-implicit q it is the mixture over M fresh draws of z,
+
+    q_M(x) = (1/M) sum_m q(x | z_m),    z_m ~ q(z),
+
+so no kernel density estimate and no histogram enters, only the Monte-Carlo error of the mixture.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from bench.metrics.base import Fitted
+from methods.base import Method
+from targets.base import Target, Unsupported
+
+POINTS_PER_CHUNK = 16384
+PAIRS_PER_CHUNK = 4_000_000
+OUTSIDE_MIN = 1e-9
+"""Least mass given to the outside cell: 1 - sum(masses) is not known better than this."""
+
+
+@dataclass(frozen=True)
+class GridMasses:
+    """Log masses of the n1 * n2 cells and, last, of everything outside the window; each [n1 * n2 + 1], float64, nats.
+
+    ``log_q_again`` is a second, independent mixture estimate of the same q; None where log q is exact.
+    """
+
+    log_p: Tensor
+    log_q: Tensor
+    log_q_again: Tensor | None
+
+
+def reason_against_grid(method: Method, target: Target) -> str | None:
+    """None if log q and log p can be put on a grid, else why not."""
+    if target.dim != 2:
+        return f"needs a 2-D target, this one has dimension {target.dim}"
+    if target.window is None:
+        return "the target gives no grid window"
+    if target.log_z is None or "log_prob" not in target.provides:
+        return "the target's normalised density is not known"
+    if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
+        return "q is implicit: it gives neither log_prob nor mixing and conditional"
+    return None
+
+
+@torch.no_grad()
+def grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
+    """Cell masses of p and q (density at the cell centre times the cell's area) over ``target.window``.
+
+    Args:
+        q: the fitted q; the result is kept in its cache, so that several metrics share it.
+        n1: cells along x1.
+        n2: cells along x2.
+        mixture: M, draws of z behind log q of a semi-implicit family (not used by explicit ones).
+
+    Raises:
+        Unsupported: q gives neither a density nor the pieces of a mixture.
+    """
+    key = ("grid_masses", n1, n2, mixture)
+    if key not in q.cache:
+        q.cache[key] = _grid_masses(q, n1, n2, mixture)
+    return q.cache[key]
+
+
+def _grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
+    assert q.target.window is not None and q.target.log_z is not None
+    (axis1, step1), (axis2, step2) = (
+        _centres(bounds, n, q.device) for bounds, n in zip(q.target.window, (n1, n2), strict=True)
+    )
+    log_area = math.log(step1 * step2)
+    points = torch.cartesian_prod(axis1, axis2)
+    # In float64: the mass outside the window is a difference of nearly equal numbers.
+    log_p = copy.deepcopy(q.target).double().log_prob(points) - q.target.log_z
+    log_q = _exact(q.method, points)
+    again = None
+    if log_q is None:
+        log_q = _mixture(q, axis1, axis2, points, mixture, "grid")
+        again = log_masses(_mixture(q, axis1, axis2, points, mixture, "grid again"), log_area)
+    return GridMasses(log_masses(log_p, log_area), log_masses(log_q, log_area), again)
+
+
+def _centres(bounds: tuple[float, float], n: int, device: torch.device | str) -> tuple[Tensor, float]:
+    step = (bounds[1] - bounds[0]) / n
+    return bounds[0] + step * (torch.arange(n, device=device, dtype=torch.float64) + 0.5), step
+
+
+def log_masses(log_density: Tensor, log_area: float) -> Tensor:
+    """[n] log densities at cell centres -> [n + 1] log masses that sum to one; the last cell is the outside.
+
+    A grid sum above one (quadrature error, or a q narrower than a cell) is scaled back to one.
+    """
+    inside = log_density.double() + log_area
+    total = torch.logsumexp(inside, 0)
+    outside = (1 - total.exp()).clamp(min=OUTSIDE_MIN).log()
+    return torch.cat([inside - total.clamp(min=0), outside[None]])
+
+
+def _exact(method: Method, points: Tensor) -> Tensor | None:
+    """Exact log q at ``points`` [n, 2] -> [n], in q's own precision; None for families without it."""
+    dtype = next((p.dtype for p in method.parameters()), torch.float32)
+    parts = []
+    for chunk in points.to(dtype).split(POINTS_PER_CHUNK):
+        part = method.log_prob(chunk)
+        if part is None:
+            return None
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def _mixture(q: Fitted, axis1: Tensor, axis2: Tensor, points: Tensor, mixture: int, purpose: str) -> Tensor:
+    z = q.method.mixing(mixture, q.noise(purpose))
+    if z is None:
+        raise Unsupported("q is implicit: it gives neither log_prob nor mixing and conditional")
+    conditional = q.method.conditional(z)
+    if is_separable(conditional):
+        return separable_log_mixture(conditional, axis1, axis2).flatten()
+    return log_mixture(conditional, points.to(z.dtype))
+
+
+def is_separable(conditional: Distribution) -> bool:
+    """Whether q(x | z) is a 2-D Gaussian with a diagonal covariance, written ``Independent(Normal(...), 1)``."""
+    return (
+        isinstance(conditional, Independent)
+        and type(conditional.base_dist) is Normal
+        and len(conditional.batch_shape) == 1
+        and conditional.event_shape == (2,)
+    )
+
+
+def separable_log_mixture(conditional: Distribution, axis1: Tensor, axis2: Tensor) -> Tensor:
+    """log of mean_m N(x1; m) N(x2; m) on a product grid: [n1], [n2] -> [n1, n2], as one matrix product.
+
+    In float64 a density underflows beyond 37 standard deviations from every component; there log q is set to
+    the log of the smallest float64 (-708), which only KL(p || q) can see.
+    """
+    loc, scale = conditional.base_dist.loc.double(), conditional.base_dist.scale.double()
+    density1, density2 = (
+        Normal(loc[:, i], scale[:, i]).log_prob(axis[:, None]).exp_() for i, axis in enumerate((axis1, axis2))
+    )
+    density = density1 @ density2.T / len(loc)
+    return density.clamp(min=torch.finfo(torch.float64).tiny).log()
+
+
+def log_mixture(conditional: Distribution, points: Tensor) -> Tensor:
+    """log of mean_m q(x | z_m) for any conditional with batch shape [M]: [n, d] -> [n], in chunks of points."""
+    (m,) = conditional.batch_shape
+    parts = [
+        torch.logsumexp(conditional.log_prob(chunk[:, None, :]).double(), 1)
+        for chunk in points.split(max(1, PAIRS_PER_CHUNK // m))
+    ]
+    return torch.cat(parts) - math.log(m)

@@ -1,0 +1,72 @@
+"""The iteration as something to call: a traced graph, the same graph compiled, or a CUDA graph.
+
+The iteration is traced once at the aten level (``make_fx``), whatever the method is written with (library modules,
+autograd functions, ``vmap``); the traced graph is run as it is or compiled.  Tracing freezes Python control flow, which is why a
+loss may not branch on data or on the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from bench.fit.program import Program, State
+
+
+def in_place(program: Program, state: State, noise: list[Tensor]) -> Callable[[list[Tensor], list[Tensor]], None]:
+    """The iteration as a function that overwrites the state's tensors (flat argument lists, for tracing)."""
+    keys = list(state)
+
+    def iterate(values: list[Tensor], noise: list[Tensor]) -> None:
+        before = dict(zip(keys, values, strict=True))
+        after = program.iteration(before, *noise)
+        for key in keys:
+            if after[key] is not before[key]:
+                before[key].copy_(after[key])
+
+    return iterate
+
+
+def trace(program: Program, state: State, noise: list[Tensor]) -> GraphModule:
+    """The iteration as one aten-level graph; the state's values are left as they were."""
+    values = [value.clone() for value in state.values()]
+    return make_fx(in_place(program, state, noise))(values, noise)
+
+
+def build(program: Program, state: State, noise: list[Tensor], *, compile: bool) -> Callable[[], None]:
+    """A callable that advances ``state`` (in place) by one iteration with the tape's current block.
+
+    Args:
+        compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph.
+            Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
+    """
+    values = list(state.values())
+    traced = trace(program, state, noise)
+    if not compile:
+        return lambda: traced(values, noise)
+    compiled = torch.compile(traced, fullgraph=True, dynamic=False)
+    if program.device.type == "cuda":
+        return _capture(compiled, values, noise)
+    compiled([value.clone() for value in values], noise)  # compile now, on a copy, so that set-up time is set-up time
+    return lambda: compiled(values, noise)
+
+
+def _capture(compiled: Callable, values: list[Tensor], noise: list[Tensor]) -> Callable[[], None]:
+    """Replay of a CUDA graph of the compiled iteration; warm-up happens on a copy of the state's values."""
+    saved = [value.clone() for value in values]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            compiled(values, noise)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        compiled(values, noise)
+    for value, old in zip(values, saved, strict=True):
+        value.copy_(old)
+    return graph.replay

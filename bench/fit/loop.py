@@ -1,0 +1,151 @@
+"""Run the iteration to its end: blocks of noise, log points, curve points, checkpoints, progress.
+
+Nothing inside a chunk of iterations touches the host; everything else happens at chunk boundaries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.fit.checkpoint import Checkpoint
+from bench.fit.compiled import build
+from bench.fit.program import Program, State
+from bench.fit.progress import Progress
+from bench.fit.tape import Tape
+from methods.base import Method
+
+LOSS_POINTS = 200
+"""Points of a loss curve; each is the mean loss since the point before."""
+
+CurveHook = Callable[[int, State], dict[str, Any]]
+
+
+@dataclass
+class Fit:
+    """A finished (or diverged) batched fit.  Lists are per seed, in the order of ``seeds``."""
+
+    program: Program
+    seeds: list[int]
+    state: State
+    loss_steps: list[int] = field(default_factory=list)
+    losses: dict[str, list[list[float]]] = field(default_factory=dict)
+    """player -> one [S] list per entry of ``loss_steps``; frozen members hold NaN."""
+    curve_steps: list[int] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    setup_seconds: float = 0.0
+    attempts: int = 1
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def diverged_at(self, row: int) -> int | None:
+        """Step of the first non-finite loss or gradient of a member, or None."""
+        died = int(self.state["died"][row])
+        return None if died < 0 else died
+
+    def member(self, row: int, into: Method) -> Method:
+        """Load one seed's evaluation parameters into a method."""
+        return self.program.load_member(self.state, row, into)
+
+
+def fit(
+    members: Sequence[Method],
+    seeds: Sequence[int],
+    iterations: int,
+    *,
+    compile: bool = False,
+    lr_scale: Sequence[float] | None = None,
+    checkpoint: Checkpoint | None = None,
+    checkpoint_seconds: float = 60.0,
+    curve_steps: Sequence[int] = (),
+    curve_hook: CurveHook | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fit all seeds together.
+
+    Args:
+        members: one freshly initialised method per seed, all on the run's device and dtype.
+        seeds: their seeds; each fixes its member's noise.
+        iterations: length of the run.
+        lr_scale: factor on the learning rates, per seed.
+        checkpoint: where to save and to continue from.
+        checkpoint_seconds: least time between two checkpoints (seconds).
+        curve_steps: steps at which ``curve_hook(step, state)`` is called.
+
+    Raises:
+        UserError: the checkpoint cannot be read or written.
+    """
+    program = Program(members[0], iterations)
+    run = Fit(program, list(seeds), program.initial_state(members, lr_scale))
+    if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
+        _restore(run, saved)
+    tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype)
+    started = time.perf_counter()
+    advance = build(program, run.state, tape.tensors(), compile=compile and run.step < iterations)
+    run.setup_seconds += time.perf_counter() - started
+    loss_points = _points(iterations, LOSS_POINTS)
+    stops = sorted({*loss_points, *curve_steps, iterations})
+    progress = progress or Progress(iterations, show=False)
+    before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
+    step = run.step
+    while step < iterations:
+        end = min(tape.load(step), next(s for s in stops if s > step))
+        for _ in range(step, end):
+            advance()
+        step = end
+        if step in loss_points:
+            _log_losses(run, step)
+        if step in curve_steps and curve_hook is not None:
+            run.curve_steps.append(step)
+            run.curve.append(curve_hook(step, run.state))
+        run.seconds = before + time.perf_counter() - started
+        progress.update(step, run.losses, run.state["alive"])
+        if not bool(run.state["alive"].any()):
+            break
+        if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_seconds:
+            save(run, checkpoint)
+            saved_at = time.perf_counter()
+    progress.close()
+    return run
+
+
+def save(run: Fit, checkpoint: Checkpoint) -> None:
+    """Save a fit; ``fit`` called with the same arguments continues it."""
+    plain = {k: getattr(run, k) for k in _PLAIN}
+    checkpoint.save({"state": run.state, "plain": plain})
+
+
+_PLAIN = ("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "attempts")
+
+
+def _restore(run: Fit, saved: dict[str, Any]) -> None:
+    for key, value in saved["state"].items():
+        run.state[key].copy_(value)
+    for key in _PLAIN:
+        setattr(run, key, saved["plain"][key])
+    run.attempts += 1
+
+
+def _points(iterations: int, count: int) -> set[int]:
+    """At most ``count`` evenly spaced steps in 1..iterations, the last one included."""
+    count = min(count, iterations)
+    return {round(iterations * (i + 1) / count) for i in range(count)}
+
+
+def _log_losses(run: Fit, step: int) -> None:
+    """Move the sums of losses to the host as means since the last point."""
+    since = step - (run.loss_steps[-1] if run.loss_steps else 0)
+    alive = run.state["alive"]
+    for player in run.program.players:
+        total = run.state[f"loss/{player.name}"]
+        mean = torch.where(alive, total / (since * player.steps), torch.full_like(total, float("nan")))
+        run.losses.setdefault(player.name, []).append(mean.tolist())
+        total.zero_()
+    run.loss_steps.append(step)

@@ -1,0 +1,230 @@
+"""One iteration of all players, for all seeds, as a pure function of a dict of tensors.
+
+State keys (S seeds, P parameters of a group):
+    theta/<group> [S, P]      parameters            ema/<group> [S, P]     their average, where a player asks for it
+    opt/<player>/<slot> [S, P] optimiser state      buf/<name> [S, ...]    per-seed buffers (``Method.carried``)
+    loss/<player> [S]         sum since last read   lr_scale [S]           factor on the learning rates
+    alive [S] bool, died [S]  frozen members and the step of their first non-finite loss or gradient
+    step []                   iterations done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from bench.fit.layout import group_name, layouts
+from bench.fit.tape import Draws, Probe, Replay
+from methods.base import Clock, Method, Player
+
+State = dict[str, Tensor]
+
+
+class _Caller(nn.Module):
+    """Lets ``functional_call`` run any bound method of ``method`` with replaced parameters and buffers."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, function: Callable, *args: object) -> object:
+        return function(*args)
+
+
+class Program:
+    """A method's iteration.
+
+    Args:
+        method: a template on the run's device and dtype; its own parameter values are not used by the iteration.
+        iterations: length of the run (schedules may depend on it).
+    """
+
+    def __init__(self, method: Method, iterations: int) -> None:
+        self.method, self.iterations = method, iterations
+        self.players: Sequence[Player] = list(method.players())
+        self.layouts = layouts(method, self.players)
+        self._caller = _Caller(method)
+        parameter = next(method.parameters(), None)
+        reference = parameter if parameter is not None else next(method.buffers())
+        self.device, self.dtype = reference.device, reference.dtype
+        self.target_evaluations = 0
+        self.draws = {player.name: self._probe(player) for player in self.players}
+
+    @property
+    def draws_per_iteration(self) -> Draws:
+        return Draws(
+            sum(self.draws[p.name].normals * p.steps for p in self.players),
+            sum(self.draws[p.name].uniforms * p.steps for p in self.players),
+        )
+
+    def _probe(self, player: Player) -> Draws:
+        """Run the player once to learn what it draws and how often it evaluates the target."""
+        noise = Probe(self.device, self.dtype)
+        clock = Clock(torch.zeros((), device=self.device, dtype=self.dtype), self.iterations)
+        with _counted(self.method.target) as count:
+            (player.loss or player.update)(noise, clock)
+        self.target_evaluations += count.rows * player.steps
+        return Draws(noise.normals, noise.uniforms)
+
+    def initial_state(self, members: Sequence[Method], lr_scale: Sequence[float] | None = None) -> State:
+        """State at step 0 from one initialised method per seed."""
+        seeds = len(members)
+        state: State = {}
+        for group, layout in self.layouts.items():
+            state[f"theta/{group}"] = torch.stack([layout.flatten(dict(m.named_parameters())) for m in members])
+        for name in self.method.carried:
+            state[f"buf/{name}"] = torch.stack([m.get_buffer(name).detach() for m in members])
+        for player in self.players:
+            theta = state[f"theta/{group_name(player)}"]
+            for slot in player.optimiser.slots if player.loss else ():
+                state[f"opt/{player.name}/{slot}"] = torch.zeros_like(theta)
+            if player.ema is not None:
+                state[f"ema/{group_name(player)}"] = theta.clone()
+            state[f"loss/{player.name}"] = theta.new_zeros(seeds)
+        options = {"device": self.device}
+        state["lr_scale"] = torch.tensor(lr_scale or [1.0] * seeds, dtype=self.dtype, **options)
+        state["alive"] = torch.ones(seeds, dtype=torch.bool, **options)
+        state["died"] = torch.full((seeds,), -1, dtype=torch.int64, **options)
+        state["step"] = torch.zeros((), dtype=torch.int64, **options)
+        return {key: value.clone() for key, value in state.items()}
+
+    def iteration(self, state: State, normals: Tensor, uniforms: Tensor) -> State:
+        """All players move once (or ``steps`` times); ``normals`` and ``uniforms`` are the tape's blocks."""
+        state = dict(state)
+        row = (state["step"] % normals.shape[1]).view(1)
+        left = {
+            "normals": normals.index_select(1, row).squeeze(1),
+            "uniforms": uniforms.index_select(1, row).squeeze(1),
+        }
+        clock = Clock(state["step"].to(self.dtype), self.iterations)
+        for player in self.players:
+            draws = self.draws[player.name]
+            for repeat in range(player.steps):
+                mine = {}
+                for kind, used in (("normals", draws.normals), ("uniforms", draws.uniforms)):
+                    mine[kind], left[kind] = left[kind][:, :used], left[kind][:, used:]
+                self._move(player, repeat, state, clock, mine["normals"], mine["uniforms"])
+        state["step"] = state["step"] + 1
+        return state
+
+    def _evaluate(self, player: Player, state: State, clock: Clock, normals: Tensor, uniforms: Tensor):
+        """(gradient [S, P] or None, loss [S], new values) of a player for all seeds."""
+        own = f"theta/{group_name(player)}"
+        rest = {k: v for k, v in state.items() if k.startswith(("theta/", "buf/")) and k != own}
+
+        def one_seed(theta: Tensor, rest: State, normals: Tensor, uniforms: Tensor):
+            noise = Replay(normals, uniforms)
+
+            def call(theta: Tensor):
+                values = self._named(rest | {own: theta})
+                function = player.loss or player.update
+                result = functional_call(self._caller, values, (function, noise, clock))
+                if player.loss is None:
+                    return theta.new_zeros(()), result
+                return result if isinstance(result, tuple) else (result, {})
+
+            if player.loss is None:
+                loss, changed = call(theta)
+                return torch.zeros_like(theta), loss, changed
+            gradient, (loss, changed) = grad_and_value(call, has_aux=True)(theta)
+            return gradient, loss, changed
+
+        return vmap(one_seed)(state[own], rest, normals, uniforms)
+
+    def _named(self, groups: State) -> dict[str, Tensor]:
+        values = {}
+        for key, flat in groups.items():
+            kind, _, name = key.partition("/")
+            pieces = self.layouts[name].split(flat) if kind == "theta" else {name: flat}
+            values.update({f"method.{n}": v for n, v in pieces.items()})
+        return values
+
+    def _move(self, player: Player, repeat: int, state: State, clock: Clock, normals: Tensor, uniforms: Tensor) -> None:
+        """One optimiser step of one player, written into ``state``; frozen members keep their values."""
+        group = group_name(player)
+        gradient, loss, changed = self._evaluate(player, state, clock, normals, uniforms)
+        finite = torch.isfinite(loss) & torch.isfinite(gradient).all(dim=1)
+        alive = state["alive"] & finite
+        state["died"] = torch.where(state["alive"] & ~finite, state["step"], state["died"])
+        state["alive"] = alive
+        active = alive if player.until is None else alive & (state["step"] < player.until)
+
+        def write(key: str, new: Tensor) -> None:
+            mask = active.view(-1, *[1] * (new.dim() - 1))
+            state[key] = torch.where(mask, new, state[key])
+
+        if player.loss is not None:
+            if player.clip is not None:
+                norm = gradient.norm(dim=1, keepdim=True)
+                gradient = gradient * torch.clamp(player.clip / (norm + 1e-6), max=1.0)
+            slots = {slot: state[f"opt/{player.name}/{slot}"] for slot in player.optimiser.slots}
+            count = clock.step * player.steps + repeat + 1
+            direction, slots = player.optimiser.step(gradient, slots, count)
+            rate = (player.optimiser.lr * player.schedule(clock) * state["lr_scale"]).unsqueeze(1)
+            write(f"theta/{group}", state[f"theta/{group}"] - rate * direction)
+            for slot, value in slots.items():
+                write(f"opt/{player.name}/{slot}", value)
+        self._write_changed(group, changed, state, write)
+        if player.ema is not None:
+            old = state[f"ema/{group}"]
+            write(f"ema/{group}", old + (1 - player.ema) * (state[f"theta/{group}"] - old))
+        total = state[f"loss/{player.name}"]
+        state[f"loss/{player.name}"] = total + torch.where(alive, loss.to(total.dtype), torch.zeros_like(total))
+
+    def _write_changed(self, group: str, changed: dict[str, Tensor], state: State, write: Callable) -> None:
+        """New values that a loss or update returned: carried buffers, or owned parameters of an update."""
+        buffers = {name: value for name, value in changed.items() if f"buf/{name}" in state}
+        for name, value in buffers.items():
+            write(f"buf/{name}", value)
+        parameters = {name: value for name, value in changed.items() if name not in buffers}
+        if parameters:
+            layout = self.layouts[group]
+            values = vmap(layout.split)(state[f"theta/{group}"]) | parameters
+            write(f"theta/{group}", torch.cat([values[n].flatten(1) for n in layout.shapes], dim=1))
+
+    def load_member(self, state: State, row: int, into: Method) -> Method:
+        """Copy one seed's evaluation parameters (EMA where used) and buffers into ``into``."""
+        targets = dict(into.named_parameters())
+        with torch.no_grad():
+            for group, layout in self.layouts.items():
+                flat = state.get(f"ema/{group}", state[f"theta/{group}"])[row]
+                for name, value in layout.split(flat).items():
+                    targets[name].copy_(value)
+            for name in self.method.carried:
+                into.get_buffer(name).copy_(state[f"buf/{name}"][row])
+        return into
+
+
+class _Count:
+    rows = 0
+
+
+class _counted:
+    """Counts rows passed to a target's ``score`` and ``log_prob`` while the context is open."""
+
+    def __init__(self, target: nn.Module) -> None:
+        self.target, self.count, self.depth = target, _Count(), 0
+
+    def __enter__(self) -> _Count:
+        for name in ("score", "log_prob"):
+            self.target.__dict__[name] = self._wrap(getattr(self.target, name))
+        return self.count
+
+    def __exit__(self, *exc: object) -> None:
+        for name in ("score", "log_prob"):
+            del self.target.__dict__[name]
+
+    def _wrap(self, function: Callable) -> Callable:
+        def counting(x: Tensor) -> Tensor:
+            # an autograd score calls log_prob inside: count the outer call only
+            self.count.rows += x.numel() // x.shape[-1] if self.depth == 0 else 0
+            self.depth += 1
+            try:
+                return function(x)
+            finally:
+                self.depth -= 1
+
+        return counting

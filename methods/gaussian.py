@@ -1,0 +1,79 @@
+"""Explicit Gaussian families fitted by the reparameterised ELBO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.registry import register
+from methods.base import Clock, Method, Noise, Player
+from methods.optim import Adam, staircase
+from targets.base import Target
+
+
+class _Gaussian(Method):
+    """q(x) = N(m, L L^T) with ELBO gradient by reparameterisation; subclasses give L."""
+
+    explicit = True
+
+    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+        super().__init__(target)
+        self.batch, self.lr, self.decay, self.decay_every = batch, lr, decay, decay_every
+        self.mean = nn.Parameter(torch.zeros(target.dim))
+
+    def scale_tril(self) -> Tensor:
+        raise NotImplementedError
+
+    def players(self) -> Sequence[Player]:
+        owns = tuple(name for name, _ in self.named_parameters())
+        return [Player("q", owns, loss=self.loss, optimiser=Adam(self.lr), schedule=staircase(self.decay, self.decay_every))]
+
+    def loss(self, noise: Noise, clock: Clock) -> Tensor:
+        """-ELBO = -E[log p(x)] - H(q), entropy in closed form up to its constant."""
+        x = self.sample(self.batch, noise)
+        return -self.target.log_prob(x).mean() - self._log_det()
+
+    def _log_det(self) -> Tensor:
+        return self.scale_tril().diagonal().log().sum()
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        return self.mean + noise.normal(n, self.target.dim) @ self.scale_tril().T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact log q(x), [..., d] -> [...]."""
+        flat = (x - self.mean).reshape(-1, x.shape[-1])
+        white = torch.linalg.solve_triangular(self.scale_tril(), flat.T, upper=False)
+        log_q = -0.5 * white.square().sum(0) - self._log_det() - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        return log_q.reshape(x.shape[:-1])
+
+
+@register("method", "meanfield", source="standard; reparameterised ELBO (Kingma & Welling 2014, arXiv:1312.6114)")
+class MeanField(_Gaussian):
+    """Mean-field Gaussian N(m, diag s^2) by the reparameterised ELBO."""
+
+    paper_name = "mean-field"
+
+    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+        super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
+        self.log_sd = nn.Parameter(torch.zeros(target.dim))
+
+    def scale_tril(self) -> Tensor:
+        return torch.diag(self.log_sd.exp())
+
+
+@register("method", "fullrank", source="ADVI full rank (Kucukelbir et al. 2017, arXiv:1603.00788)")
+class FullRank(_Gaussian):
+    """Full-rank Gaussian N(m, L L^T) by the reparameterised ELBO."""
+
+    paper_name = "full-rank"
+
+    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+        super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
+        # unconstrained: strictly lower triangle is free, diagonal is exp
+        self.raw_tril = nn.Parameter(torch.zeros(target.dim, target.dim))
+
+    def scale_tril(self) -> Tensor:
+        return self.raw_tril.tril(-1) + torch.diag(self.raw_tril.diagonal().exp())

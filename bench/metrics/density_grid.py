@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent
 
 from bench.metrics.base import Fitted
 from methods.base import Method
@@ -127,26 +127,24 @@ def _mixture(q: Fitted, axis1: Tensor, axis2: Tensor, points: Tensor, mixture: i
 
 
 def is_separable(conditional: Distribution) -> bool:
-    """Whether q(x | z) is a 2-D Gaussian with a diagonal covariance, written ``Independent(Normal(...), 1)``."""
+    """Whether q(x1, x2 | z) = q(x1 | z) q(x2 | z), written as ``Independent(..., 1)``, such as a diagonal Gaussian."""
     return (
-        isinstance(conditional, Independent)
-        and type(conditional.base_dist) is Normal
-        and len(conditional.batch_shape) == 1
-        and conditional.event_shape == (2,)
+        isinstance(conditional, Independent) and len(conditional.batch_shape) == 1 and conditional.event_shape == (2,)
     )
 
 
 def separable_log_mixture(conditional: Distribution, axis1: Tensor, axis2: Tensor) -> Tensor:
-    """log of mean_m N(x1; m) N(x2; m) on a product grid: [n1], [n2] -> [n1, n2], as one matrix product.
+    """log of mean_m q(x1 | z_m) q(x2 | z_m) on a product grid: [n1], [n2] -> [n1, n2], as one matrix product.
 
-    In float64 a density underflows beyond 37 standard deviations from every component; there log q is set to
-    the log of the smallest float64 (-708), which only KL(p || q) can see.
+    Densities, not logs, are summed, in float64: a Gaussian one underflows beyond 37 standard deviations.  Where all
+    components do, log q is set to the log of the smallest float64 (-708), which only KL(p || q) can see.
     """
-    loc, scale = conditional.base_dist.loc.double(), conditional.base_dist.scale.double()
+    marginals = conditional.base_dist
     density1, density2 = (
-        Normal(loc[:, i], scale[:, i]).log_prob(axis[:, None]).exp_() for i, axis in enumerate((axis1, axis2))
+        marginals.log_prob(axis.double()[:, None, None].expand(-1, 1, 2))[..., i].exp()
+        for i, axis in enumerate((axis1, axis2))
     )
-    density = density1 @ density2.T / len(loc)
+    density = density1 @ density2.T / density1.shape[1]
     return density.clamp(min=torch.finfo(torch.float64).tiny).log()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,9 +26,10 @@ def sliced_wasserstein(x: Tensor, y: Tensor, along: Tensor, order: int) -> float
 
     In one dimension the optimal plan between equally many points pairs them in order.
     """
-    along = along.to(x)
-    difference = (x @ along.T).sort(0).values - (y @ along.T).sort(0).values
-    return float(difference.double().abs().pow(order).mean() ** (1 / order))
+    # In float64: a GPU may round float32 products to 10 bits (TF32).
+    along = along.to(x.device)
+    difference = (x.double() @ along.T).sort(0).values - (y.double() @ along.T).sort(0).values
+    return float(difference.abs().pow(order).mean() ** (1 / order))
 
 
 class SlicedWasserstein(Metric):
@@ -36,6 +38,8 @@ class SlicedWasserstein(Metric):
     Averaging keeps the bias of the papers' n = 1000 and lowers the noise.  The floor is the same average for truth
     against disjoint truth.  A stored reference is subsampled afresh in each comparison.
 
+    ``order`` is p, set by the subclasses.
+
     Args:
         n: draws per side of one comparison.
         projections: directions, shared by all comparisons.
@@ -43,10 +47,10 @@ class SlicedWasserstein(Metric):
         repeats: comparisons averaged.
     """
 
+    order: ClassVar[int]
+
     def __init__(self, *, n: int = 1000, projections: int = 300, projection_seed: int = 0, repeats: int = 10) -> None:
         self.n, self.projections, self.projection_seed, self.repeats = n, projections, projection_seed, repeats
-
-    order: int
 
     def applies(self, method: Method, target: Target) -> str | None:
         return None if "truth" in target.provides else "the target has neither exact nor reference draws"
@@ -73,6 +77,6 @@ class SlicedW1(SlicedWasserstein):
 
 @register("metric", "sliced_w2", source="Bonneel et al. 2015 (doi:10.1007/s10851-014-0506-3), order 2")
 class SlicedW2(SlicedWasserstein):
-    """Sliced Wasserstein distance of order 2 (the root of the mean squared W2), 1000 against 1000 draws, in units of x."""
+    """Sliced Wasserstein distance of order 2 (root of the mean squared W2), 1000 against 1000 draws, in units of x."""
 
     order = 2

@@ -35,6 +35,9 @@ class Target(nn.Module):
     curve_metric: str = ""
     """The metric followed during training."""
 
+    reference_sampler: ClassVar[str | None] = None
+    """Sampler that ``bench.reference`` may use: "mala" for targets known to have one mode, None for all others."""
+
     window: tuple[tuple[float, float], tuple[float, float]] | None = None
     """Plot and grid window ((x1 low, x1 high), (x2 low, x2 high)) of a 2-D target."""
 

@@ -45,7 +45,7 @@ def generate(
     stream = generator(seed, "reference", type(target).__name__)
     found = mala(target, mode, scale, chains=chains, burn_in=burn_in, draws=draws, generator=stream)
     info = {
-        "sampler": "MALA, preconditioned by the covariance seen in burn-in (inverse Hessian at the mode before), float64",
+        "sampler": "MALA in float64, preconditioned by the covariance seen during burn-in",
         "arguments": {"chains": chains, "burn_in": burn_in, "draws": draws, "thin": thin, "seed": seed},
         "acceptance": round(found.acceptance, 4),
         "step_size": round(found.step, 6),

@@ -1,0 +1,300 @@
+"""Contract of every registered target: a new target is tested by being registered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.noise import generator
+from bench.registry import entries
+from targets import fetch as fetching
+from targets.base import Target, Unsupported
+from targets.blr import LogisticRegression
+from targets.mixture import GaussianMixture
+
+NAMES = sorted(entries("target"))
+BLR = [name for name in NAMES if issubclass(entries("target")[name].obj, LogisticRegression)]
+_built: dict[str, Target] = {}
+
+
+@pytest.fixture(params=NAMES)
+def target(request: pytest.FixtureRequest) -> Target:
+    return build(request.param)
+
+
+def build(name: str) -> Target:
+    """The target with its defaults (one instance per session); skips when its data cannot be had here."""
+    if name not in _built:
+        try:
+            _built[name] = entries("target")[name].obj()
+        except UserError as error:
+            pytest.skip(f"{name} needs data that are not here: {error}")
+    return _built[name]
+
+
+def points(target: Target, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+    x = torch.randn(*shape, target.dim, generator=generator("points", *shape), dtype=torch.float64)
+    return (scale * x).to(dtype)
+
+
+def needs(target: Target, *names: str) -> None:
+    if missing := set(names) - target.provides:
+        pytest.skip(f"{type(target).__name__} has no {', '.join(sorted(missing))}")
+
+
+@pytest.fixture
+def double(target: Target) -> Iterator[Target]:
+    yield target.double()
+    target.float()
+
+
+def test_declares_itself(target: Target) -> None:
+    entry = entries("target")[target.registered_name]
+    assert target.dim >= 1 and entry.version >= 1 and entry.source and entry.description
+    if target.metrics:
+        assert target.curve_metric in target.metrics and len(set(target.metrics)) == len(target.metrics)
+    if target.window is not None:
+        assert target.dim == 2 and all(low < high for low, high in target.window)
+
+
+def test_shapes_over_leading_dimensions(target: Target) -> None:
+    for shape in ((), (1,), (5,), (2, 3), (2, 1, 3)):
+        x = points(target, *shape)
+        if "log_prob" in target.provides:
+            assert target.log_prob(x).shape == shape
+        if "score" in target.provides:
+            assert target.score(x).shape == x.shape
+
+
+def test_rows_do_not_interact(double: Target) -> None:
+    needs(double, "log_prob", "score")
+    x = points(double, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(double.log_prob(x)[1, 2], double.log_prob(x[1, 2]))
+    torch.testing.assert_close(double.score(x)[1, 2], double.score(x[1, 2]))
+
+
+def test_score_is_the_gradient(double: Target) -> None:
+    needs(double, "log_prob", "score")
+    for scale in (0.1, 1.0, 5.0):
+        x = points(double, 20, dtype=torch.float64, scale=scale).requires_grad_()
+        (gradient,) = torch.autograd.grad(double.log_prob(x).sum(), x)
+        torch.testing.assert_close(double.score(x), gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_transforms_agree(double: Target) -> None:
+    """vmap(grad(.)) of both functions, as the engine runs them, equals plain autograd."""
+    needs(double, "log_prob", "score")
+    x = points(double, 3, 4, dtype=torch.float64)
+
+    def through_score(y: Tensor) -> Tensor:
+        return double.score(y).square().sum()
+
+    def through_log_prob(y: Tensor) -> Tensor:
+        return double.log_prob(y).sum()
+
+    for function in (through_score, through_log_prob):
+        expected = torch.stack([torch.autograd.functional.jacobian(function, row) for row in x])
+        torch.testing.assert_close(torch.func.vmap(torch.func.grad(function))(x), expected)
+
+
+def test_float32_follows_float64(target: Target) -> None:
+    needs(target, "log_prob", "score")
+    x = points(target, 50)
+    single, score = target.log_prob(x), target.score(x)
+    assert single.dtype == score.dtype == torch.float32
+    target.double()
+    exact, exact_score = target.log_prob(x.double()), target.score(x.double())
+    target.float()
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(score.double(), exact_score, rtol=1e-3, atol=1e-3 * float(exact_score.abs().max()))
+
+
+def test_finite_far_away(target: Target) -> None:
+    needs(target, "log_prob", "score")
+    x = points(target, 20, scale=1000.0)
+    assert torch.isfinite(target.log_prob(x)).all() and torch.isfinite(target.score(x)).all()
+
+
+def test_every_tensor_moves(target: Target) -> None:
+    """A tensor that is no buffer would stay behind on the old device."""
+    for module in target.modules():
+        assert not [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+        assert not list(module.parameters(recurse=False)) or not any(p.requires_grad for p in module.parameters())
+    if torch.cuda.is_available():
+        moved = target.to("cuda")
+        if "score" in target.provides:
+            assert moved.score(points(target, 3).cuda()).device.type == "cuda"
+        if "sample" in target.provides:
+            assert moved.sample(3, generator(0)).device.type == "cpu"
+        target.to("cpu")
+
+
+def grid(target: Target, size: int = 1500) -> tuple[Tensor, Tensor]:
+    """Midpoints of the window's cells in float64, [size^2, 2], and their probabilities under exp(log_prob - log_z)."""
+    assert target.window is not None and target.log_z is not None
+    axes = [low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size for low, high in target.window]
+    area = math.prod((high - low) / size for low, high in target.window)
+    x = torch.cartesian_prod(*axes)
+    mass = torch.cat([target.log_prob(part) for part in x.split(2**18)]).sub(target.log_z).exp() * area
+    return x, mass
+
+
+def test_window_holds_the_mass_and_samples_follow_it(double: Target) -> None:
+    """log_z and exact draws against quadrature, for 2-D targets with grid metrics."""
+    if not any(name.endswith("_grid") for name in double.metrics) or double.log_z is None:
+        pytest.skip("no grid metrics or no known normaliser")
+    x, mass = grid(double)
+    assert 0.9999 < float(mass.sum()) < 1.00001
+    needs(double, "sample")
+    draws = double.sample(40_000, generator("draws")).double()
+
+    def features(y: Tensor) -> Tensor:
+        return torch.cat([y, y.square(), y.prod(-1, keepdim=True), double.log_prob(y).unsqueeze(-1)], dim=-1)
+
+    expected = (mass.unsqueeze(-1) * features(x)).sum(0)
+    found = features(draws)
+    # the truncated tails of the window hold up to 1e-4 of the mass, far out: hence the relative slack
+    slack = 5 * found.std(0) / math.sqrt(len(draws)) + 2e-3 * expected.abs()
+    assert ((found.mean(0) - expected).abs() < slack).all(), (found.mean(0), expected, slack)
+
+
+def test_truth_satisfies_steins_identity(double: Target) -> None:
+    """E[score] = 0 and E[x_i score_i] = -1 for exact or stored draws, within five standard errors."""
+    needs(double, "truth", "score")
+    x = double.truth(2000, generator("stein")).double()
+    assert x.shape == (2000, double.dim)
+    score = double.score(x)
+    total = (x * score).sum(-1)
+    columns = torch.cat([score, x * score + 1, (total + double.dim).unsqueeze(-1)], dim=-1)
+    error = columns.mean(0).abs() / (columns.std(0) / math.sqrt(len(x)))
+    assert float(error.max()) < 5.0
+
+
+def test_samples_belong_to_their_generator(target: Target) -> None:
+    needs(target, "sample")
+    first, again = (target.sample(6, generator("same")) for _ in range(2))
+    other = target.sample(6, generator("other"))
+    assert first.dtype == torch.float32 and first.shape == (6, target.dim)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_truth_without_draws_is_unsupported() -> None:
+    with pytest.raises(Unsupported):
+        Target().truth(3, generator(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "entropy", "tolerance"),
+    # banana exactly (its Jacobian is one); the mixtures against Monte Carlo figures published for KPG
+    [("banana", 1 + math.log(2 * math.pi) + 0.5 * math.log(0.19), 1e-3), ("multimodal", 3.4663, 0.01),
+     ("x_shaped", 3.1219, 0.01)],
+)  # fmt: skip
+def test_entropy_of_the_toys(name: str, entropy: float, tolerance: float) -> None:
+    target = build(name).double()
+    x, mass = grid(target, size=800)
+    assert abs(float(-(mass * target.log_prob(x)).sum()) - entropy) < tolerance
+    target.float()
+
+
+def test_mixture_rejects_wrong_parameters() -> None:
+    eye = [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match="weights"):
+        GaussianMixture([[0.0, 0.0]], [eye], [0.5])
+    with pytest.raises(ValueError, match="covariances"):
+        GaussianMixture([[0.0, 0.0], [1.0, 1.0]], [eye])
+
+
+def test_mixture_weights_are_followed() -> None:
+    eye = [[1.0, 0.0], [0.0, 1.0]]
+    x = GaussianMixture([[-9.0, 0.0], [9.0, 0.0]], [eye, eye], [0.2, 0.8]).sample(5000, generator(0))
+    assert abs(float((x[:, 0] > 0).float().mean()) - 0.8) < 0.03
+
+
+@pytest.mark.parametrize("name", BLR)
+def test_log_predictive_is_the_naive_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target: Any = build(name)
+    draws = 0.3 * points(target, 7)
+    p = torch.stack([torch.sigmoid(target.signed_test[:50] @ beta) for beta in draws])
+    monkeypatch.setattr(target, "signed_test", target.signed_test[:50])
+    monkeypatch.setattr("targets.blr.CHUNK", 7 * 16)  # several chunks, the last one short
+    torch.testing.assert_close(target.test_log_predictive(draws), p.mean(0).log().mean())
+
+
+@pytest.mark.parametrize("name", BLR)
+def test_regression_data(name: str) -> None:
+    target: Any = build(name)
+    for design in (target.signed_design, target.signed_test):
+        assert (design[:, 0].abs() == 1).all() and design.shape[1] == target.dim
+    features = target.signed_design * target.signed_design[:, :1]  # the sign squared leaves x
+    assert float(features[:, 1:].mean(0).abs().max()) < 0.2
+    assert 0.9 < float(features[:, 1:].std(0).min()) and float(features[:, 1:].std(0).max()) < 1.1
+
+
+def test_waveform_predicts_as_published() -> None:
+    """HMC draws give -.3404 nats per test point, other samplers between -.3412 and -.3430."""
+    target = build("blr_waveform")
+    draws = target.reference()
+    assert draws is not None
+    assert abs(float(target.test_log_predictive(draws)) - -0.3404) < 5e-4
+
+
+# --- fetch -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A registry with one file ``toy/a.txt`` = b"right", empty data and cache folders, and no network."""
+    path = tmp_path / "scratch"
+    path.write_bytes(b"right")
+    digest = fetching.sha256_of(path)
+    monkeypatch.setattr(fetching, "FILES", {"toy/a.txt": fetching.DataFile("https://example.invalid/a.txt", digest)})
+    monkeypatch.setenv("SIVIBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path / "cache"))
+
+    def offline(url: str, **_: Any) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", offline)
+    for folder in ("data", "cache"):
+        (tmp_path / folder / "toy").mkdir(parents=True)
+    return tmp_path
+
+
+def test_fetch_looks_in_the_data_folder_first(small_file: Any) -> None:
+    for folder in ("cache", "data"):
+        (small_file / folder / "toy/a.txt").write_bytes(b"right")
+        assert fetching.fetch("toy/a.txt") == small_file / folder / "toy/a.txt"
+
+
+def test_fetch_rejects_a_wrong_hash(small_file: Any) -> None:
+    path = small_file / "data/toy/a.txt"
+    path.write_bytes(b"wrong")
+    with pytest.raises(UserError) as error:
+        fetching.fetch("toy/a.txt")
+    for part in (str(path), fetching.sha256_of(path), fetching.FILES["toy/a.txt"].sha256):
+        assert part in str(error.value)
+
+
+def test_fetch_offline_says_what_to_do(small_file: Any) -> None:
+    (small_file / "cache/toy/a.txt").write_bytes(b"torn")  # a damaged cache is replaced, not trusted
+    with pytest.raises(UserError) as error:
+        fetching.fetch("toy/a.txt")
+    for part in (
+        "SIVIBENCH_DATA",
+        "toy/a.txt",
+        "https://example.invalid/a.txt",
+        str(small_file / "cache"),
+        "no network",
+    ):
+        assert part in str(error.value)
+
+
+def test_fetch_unknown_name() -> None:
+    with pytest.raises(UserError, match="waveform"):
+        fetching.fetch("blr/wavefrom.mat")

@@ -22,7 +22,7 @@ from methods.base import Method
 LOSS_POINTS = 200
 """Points of a loss curve; each is the mean loss since the point before."""
 
-CurveHook = Callable[[int, State], dict[str, Any]]
+CurveHook = Callable[[int, "Fit"], dict[str, Any]]
 
 
 @dataclass
@@ -77,7 +77,7 @@ def fit(
         lr_scale: factor on the learning rates, per seed.
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
-        curve_steps: steps at which ``curve_hook(step, state)`` is called.
+        curve_steps: steps at which ``curve_hook(step, fit)`` is called.
 
     Raises:
         UserError: the checkpoint cannot be read or written.
@@ -104,7 +104,7 @@ def fit(
             _log_losses(run, step)
         if step in curve_steps and curve_hook is not None:
             run.curve_steps.append(step)
-            run.curve.append(curve_hook(step, run.state))
+            run.curve.append(curve_hook(step, run))
         run.seconds = before + time.perf_counter() - started
         progress.update(step, run.losses, run.state["alive"])
         if not bool(run.state["alive"].any()):

@@ -1,0 +1,164 @@
+"""From a configuration and a group of seeds to finished records: build, fit, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench.config import Config, build_method, build_target
+from bench.device import resolve_device
+from bench.environment import environment
+from bench.fit.checkpoint import covering
+from bench.fit.loop import Fit, fit, save
+from bench.fit.members import initialise
+from bench.fit.progress import Progress
+from bench.metrics.base import Fitted
+from bench.metrics.evaluate import evaluate
+from bench.record import new_record
+from bench.store import Store
+from methods.base import Method
+from targets.base import Target
+
+Record = dict[str, Any]
+
+CURVE_PROTOCOL = {"js_grid": {"mixture": 2000}, "sliced_w2": {"repeats": 1}}
+"""Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
+
+
+def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, Record]:
+    """Fit ``seeds`` together and evaluate each; continues from a checkpoint if there is one.
+
+    Returns:
+        A record with status ``done`` or ``diverged`` for each seed asked for.
+
+    Raises:
+        UserError: unreadable checkpoint, full disk, missing data.
+    """
+    device = resolve_device(config.device)
+    dtype = getattr(torch, config.train["dtype"])
+    iterations = config.train["iterations"]
+    checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
+    group = checkpoint.seeds  # the whole saved group goes on, so that its arithmetic does not change
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    target = build_target(config).to(device, dtype)
+    members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
+    evaluation = _Evaluation(config, target, members[0], group)
+    show = {"auto": None, "always": True, "never": False}[config.progress]
+    label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"
+    run = fit(
+        members,
+        group,
+        iterations,
+        compile=config.compile,
+        checkpoint=checkpoint,
+        checkpoint_seconds=config.checkpoint_seconds,
+        curve_steps=evaluation.steps,
+        curve_hook=evaluation.curve_point,
+        progress=Progress(iterations, show=show, label=label),
+    )
+    save(run, checkpoint)  # evaluation may be interrupted too
+    env = environment(device=device, threads=config.threads, compile=config.compile)
+    return {seed: evaluation.record(run, row, env) for row, seed in enumerate(group) if seed in seeds}
+
+
+class _Evaluation:
+    """Curve points during the fit and the records after it, all through one method object that is loaded per seed."""
+
+    def __init__(self, config: Config, target: Target, template: Method, seeds: Sequence[int]) -> None:
+        self.config, self.target, self.seeds = config, target, list(seeds)
+        self.method = initialise(lambda: build_method(config, target), seeds[:1])[0]
+        parameter = next(template.parameters())
+        self.method.to(parameter.device, parameter.dtype)
+        self.device = parameter.device
+        iterations, points = config.train["iterations"], config.eval["curve_points"]
+        followed = bool(target.curve_metric)
+        self.steps = sorted({max(1, round(iterations * (i + 1) / points)) for i in range(points)}) if followed else []
+
+    def _fitted(self, run: Fit, row: int) -> Fitted:
+        run.member(row, self.method)
+        return Fitted(self.method, self.target, self.seeds[row], self.device)
+
+    def curve_point(self, step: int, run: Fit) -> dict[str, Any]:
+        """The followed metric of every seed alive."""
+        name = self.target.curve_metric
+        values, protocols = [], {}
+        for row in range(len(self.seeds)):
+            if run.diverged_at(row) is not None:
+                values.append(None)
+                continue
+            metrics, found, _ = evaluate([name], self._fitted(run, row), CURVE_PROTOCOL)
+            values.append(metrics[name]["value"] if name in metrics else None)
+            protocols |= found
+        return {"metric": name, "values": values, "protocols": protocols}
+
+    def record(self, run: Fit, row: int, env: dict[str, Any]) -> Record:
+        """The record of one seed."""
+        died = run.diverged_at(row)
+        fields: dict[str, Any] = {
+            "curve": _curves(run, row),
+            "protocols": {},
+            "diverged_at": died,
+            "parameters_sha256": _digest(run, row),
+            "cost": self._cost(run),
+        }
+        for point in run.curve:
+            fields["protocols"] |= point["protocols"]
+        if died is None:
+            fitted = self._fitted(run, row)
+            names = self.config.eval["metrics"] or self.target.metrics
+            metrics, protocols, skipped = evaluate(names, fitted)
+            fields |= {"metrics": metrics, "skipped_metrics": skipped}
+            fields["protocols"] |= protocols
+            if self.target.dim == 2:
+                draws = fitted.draws(self.config.eval["samples"], "samples")
+                fields["samples"] = [[round(v, 3) for v in pair] for pair in draws.tolist()]
+        return new_record(self.config, self.seeds[row], "done" if died is None else "diverged", env=env, **fields)
+
+    def _cost(self, run: Fit) -> dict[str, Any]:
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _peak_host_bytes()
+        return {
+            "seconds": round(run.seconds, 3),
+            "setup_seconds": round(run.setup_seconds, 3),
+            "seeds_sharing": len(run.seeds),
+            "iterations": run.step,
+            "iterations_per_second": round(run.step / run.seconds, 3) if run.seconds else None,
+            "target_evaluations": run.program.target_evaluations * run.step,
+            "peak_bytes": peak,
+            "attempts": run.attempts,
+        }
+
+
+def _peak_host_bytes() -> int:
+    """Largest resident size of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _curves(run: Fit, row: int) -> dict[str, Any]:
+    losses = {
+        player: {"step": run.loss_steps, "value": [float(f"{point[row]:.6g}") for point in points]}
+        for player, points in run.losses.items()
+    }
+    metrics: dict[str, Any] = {}
+    for step, point in zip(run.curve_steps, run.curve, strict=True):
+        if point["values"][row] is None:
+            continue
+        curve = metrics.setdefault(point["metric"], {"step": [], "value": [], "protocol": next(iter(point["protocols"]))})
+        curve["step"].append(step)
+        curve["value"].append(float(f"{point['values'][row]:.6g}"))
+    return {"loss": losses, "metrics": metrics}
+
+
+def _digest(run: Fit, row: int) -> str:
+    """sha256 over one seed's final parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, value in sorted(run.state.items()):
+        if key.startswith(("theta/", "buf/", "ema/")):
+            digest.update(key.encode())
+            digest.update(value[row].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

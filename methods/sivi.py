@@ -1,0 +1,142 @@
+"""SIVI: the surrogate lower bound of the ELBO with K auxiliary mixing draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from bench.registry import register
+from methods.base import Clock, Noise, Player
+from methods.families import SemiImplicit, SemiImplicitMethod
+from methods.optim import SGD, Adam, exponential
+from targets.base import Target
+
+
+class FullCovariance(SemiImplicit):
+    """q(x|z) = N(mu(z), L L^T) with one lower-triangular L for all z, every entry initialised alike.
+
+    The diagonal of L is not constrained to be positive (as in the published code); only |L_ii| enters the density.
+    """
+
+    def __init__(self, dim: int, *, entry: float, **mean: object) -> None:
+        super().__init__(dim, **mean)
+        self.log_var.requires_grad_(False)  # the diagonal scale of the parent class is not used
+        self.tril = nn.Parameter(torch.full((dim, dim), entry))
+
+    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError("use means() and add L xi")
+
+    @property
+    def factor(self) -> Tensor:
+        return self.tril.tril()
+
+    def conditional(self, z: Tensor) -> Distribution:
+        factor = self.factor
+        # column signs do not change L L^T; torch asks for a positive diagonal
+        return MultivariateNormal(self.mean(z), scale_tril=factor * factor.diagonal().sign())
+
+
+def log_normal_pairs(residual: Tensor, log_det: Tensor) -> Tensor:
+    """log N of whitened residuals, [..., d] -> [...]."""
+    return -0.5 * residual.square().sum(-1) - log_det - 0.5 * residual.shape[-1] * math.log(2 * math.pi)
+
+
+@register("method", "sivi", source="Yin & Zhou, ICML 2018, arXiv:1805.11183; settings of the 2-D script of its code")
+class SIVI(SemiImplicitMethod):
+    """Semi-implicit VI by the surrogate bound L_K, fully reparameterised.
+
+    L_K = E[log p(x) - log 1/(K+1) sum_{k=0..K} q(x|z_k)] with x ~ q(x|z_0) and z_1..z_K ~ q(z) shared by the outer
+    draws, as in the code; L_K rises to the ELBO as K grows (Molchanov et al. 2019, arXiv:1810.02789).
+
+    Args:
+        outer: outer draws J per step (the code calls them K).
+        auxiliary: auxiliary mixing draws K (the code calls them J).
+        noise_dim, hidden, activation: mixing noise and network of the mean.
+        log_var: initial log sigma^2 of q(x|z); ``learn_var`` trains it.
+        covariance: ``diagonal``, or ``full`` for N(mu, L L^T) with L trained by plain gradient descent.
+        entry: initial value of every entry of L (full covariance).
+        lr, lr_scale: learning rates of the network (Adam) and of the scale (gradient descent if full).
+        decay, decay_every: both learning rates are multiplied by decay ** (step / decay_every), continuously.
+        scale_until: iteration after which L rests (full covariance).
+    """
+
+    paper_name = "SIVI"
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        outer: int = 40,
+        auxiliary: int = 100,
+        noise_dim: int = 10,
+        hidden: tuple[int, ...] = (40, 60, 40),
+        activation: Literal["relu", "tanh"] = "tanh",
+        log_var: float = math.log(0.01),
+        learn_var: bool = False,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        entry: float = 0.2,
+        lr: float = 1e-3,
+        lr_scale: float = 1e-3,
+        decay: float = 0.75,
+        decay_every: int = 100,
+        scale_until: int = 2000,
+    ) -> None:
+        super().__init__(target)
+        mean = {"noise_dim": noise_dim, "hidden": tuple(hidden), "activation": activation, "log_var": log_var}
+        self.full = covariance == "full"
+        self.q = FullCovariance(target.dim, entry=entry, **mean) if self.full else SemiImplicit(target.dim, **mean)
+        if not self.full:
+            self.q.log_var.requires_grad_(learn_var)
+        self.outer, self.auxiliary = outer, auxiliary
+        self.lr, self.lr_scale, self.scale_until = lr, lr_scale, scale_until
+        self.schedule = exponential(decay, decay_every)
+
+    def players(self) -> Sequence[Player]:
+        if not self.full:
+            return [Player("q", ("q",), loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule)]
+        networks = tuple(f"q.{n}" for n, p in self.q.named_parameters() if p.requires_grad and n != "tril")
+        return [
+            Player("mean", networks, loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule),
+            Player(
+                "scale", ("q.tril",), loss=self.loss, optimiser=SGD(self.lr_scale), schedule=self.schedule, until=self.scale_until
+            ),
+        ]
+
+    def loss(self, noise: Noise, clock: Clock) -> Tensor:
+        """-L_K."""
+        x, log_q = self.bound(self.outer, self.auxiliary, noise)
+        return (log_q - self.target.log_prob(x)).mean()
+
+    def bound(self, outer: int, auxiliary: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """x [J, d] and log 1/(K+1) sum_k q(x_j|z_k), k = 0..K, [J]: an upper bound of log q(x_j) in expectation."""
+        mean = self.q.mean(noise.normal(outer + auxiliary, self.q.noise_dim))
+        own, others = mean[:outer], mean[outer:]
+        xi = noise.normal(outer, self.target.dim)
+        x = own + self._scale(xi)
+        log_own = log_normal_pairs(xi, self._log_det())
+        residual = self._whiten(x.unsqueeze(1) - others.unsqueeze(0))
+        log_others = log_normal_pairs(residual, self._log_det())
+        log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
+        return x, log_q - math.log(auxiliary + 1)
+
+    def _scale(self, xi: Tensor) -> Tensor:
+        return xi @ self.q.factor.T if self.full else self.q.sigma * xi
+
+    def _whiten(self, difference: Tensor) -> Tensor:
+        if not self.full:
+            return difference / self.q.sigma
+        flat = difference.reshape(-1, difference.shape[-1])
+        return torch.linalg.solve_triangular(self.q.factor, flat.T, upper=False).T.reshape(difference.shape)
+
+    def _log_det(self) -> Tensor:
+        diagonal = self.q.factor.diagonal().abs() if self.full else self.q.sigma
+        return diagonal.log().sum()
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        mean = self.q.mean(noise.normal(n, self.q.noise_dim))
+        return mean + self._scale(noise.normal(n, self.target.dim))

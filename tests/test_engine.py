@@ -1,0 +1,298 @@
+"""The engine: batching over seeds, frozen members, checkpoints, op counts.  Parametrised over the registry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.errors import UserError
+from bench.fit.checkpoint import Checkpoint
+from bench.fit.compiled import in_place, trace
+from bench.fit.loop import fit, save
+from bench.fit.members import initialise
+from bench.fit.program import Program
+from bench.fit.tape import Tape
+from bench.noise import generator
+from bench.registry import entries
+from methods.base import Clock, Method, Noise, Player
+from methods.optim import SGD, Adam, RMSprop
+from targets.base import Target
+
+METHODS = sorted(entries("method"))
+
+
+class Gaussian(Target):
+    """A correlated Gaussian with every capability a method may need."""
+
+    dim = 2
+    log_z = math.log(2 * math.pi) + 0.5 * math.log(1 - 0.6**2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("precision", torch.linalg.inv(torch.tensor([[1.0, 0.6], [0.6, 1.0]])))
+
+    def log_prob(self, x):
+        y = x - 1.0
+        return -0.5 * ((y @ self.precision) * y).sum(-1)
+
+    def score(self, x):
+        return -(x - 1.0) @ self.precision
+
+
+def small(name: str) -> dict:
+    """Arguments that make a method's batches small, whatever it calls them."""
+    parameters = entries("method")[name].parameters
+    return {k: min(32, p.default) for k, p in parameters.items() if k in ("batch", "outer", "auxiliary")}
+
+
+def make(name: str, seeds: list[int]) -> list[Method]:
+    return initialise(lambda: entries("method")[name].obj(Gaussian(), **small(name)), seeds)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seed_alone_equals_seed_beside_15_others(name):
+    alone = fit(make(name, [3]), [3], 200)
+    beside = fit(make(name, list(range(16))), list(range(16)), 200)
+    for key, value in alone.state.items():
+        if key.startswith("theta/"):
+            torch.testing.assert_close(value[0], beside.state[key][3], rtol=1e-4, atol=1e-5)
+            assert not torch.equal(beside.state[key][3], beside.state[key][4])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_operations_for_1_and_32_seeds_and_no_synchronisation(name):
+    counts = [_operations(name, seeds) for seeds in (1, 32)]
+    assert counts[0] == counts[1]
+    assert not {"_local_scalar_dense", "nonzero", "item"} & set(counts[0])
+
+
+def _operations(name: str, seeds: int) -> dict[str, int]:
+    members = make(name, list(range(seeds)))
+    program = Program(members[0], 10)
+    state = program.initial_state(members)
+    tape = Tape(list(range(seeds)), program.draws_per_iteration, program.device, program.dtype)
+    tape.load(0)
+    graph = trace(program, state, tape.tensors())
+    with _Counter() as counter:
+        graph(list(state.values()), tape.tensors())
+    return counter.counts
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_traced_iteration_equals_the_plain_one(name):
+    members = make(name, [0, 1])
+    program = Program(members[0], 10)
+    tape = Tape([0, 1], program.draws_per_iteration, program.device, program.dtype)
+    tape.load(0)
+    states = [program.initial_state(members) for _ in range(2)]
+    graph = trace(program, states[0], tape.tensors())
+    plain = in_place(program, states[1], tape.tensors())
+    for _ in range(3):
+        graph(list(states[0].values()), tape.tensors())
+        plain(list(states[1].values()), tape.tensors())
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_compiles_as_one_graph(name):
+    """``torch.compile(fullgraph=True)`` raises on a graph break."""
+    eager = fit(make(name, [0, 1]), [0, 1], 5)
+    compiled = fit(make(name, [0, 1]), [0, 1], 5, compile=True)
+    for key, value in eager.state.items():
+        torch.testing.assert_close(value, compiled.state[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_gets_a_gradient(name):
+    members = make(name, [0])
+    before = {n: p.clone() for n, p in members[0].named_parameters() if p.requires_grad}
+    run = fit(members, [0], 20)
+    after = dict(run.member(0, members[0]).named_parameters())
+    still = [n for n, p in before.items() if torch.equal(p, after[n])]
+    # masked networks keep structural zeros, but no whole parameter may stand still
+    assert not still
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_beats_its_initialisation_on_a_gaussian(name):
+    def distance(method: Method) -> float:
+        from bench.noise import DirectNoise
+
+        with torch.no_grad():
+            x = method.sample(4000, DirectNoise(generator("test")))
+        mean = (x.mean(0) - 1).norm()
+        covariance = torch.cov(x.T) - torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+        return float(mean + covariance.norm())
+
+    members = make(name, [0])
+    before = distance(members[0])
+    run = fit(members, [0], 1500)
+    after = distance(run.member(0, members[0]))
+    assert after < 0.5 * before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_continues_bit_identically(name, tmp_path):
+    """A fit interrupted at any step and continued ends with the same bits as an undisturbed one."""
+    whole = fit(make(name, [0, 1]), [0, 1], 30)
+    for stop in (7, 22):
+        checkpoint = Checkpoint(tmp_path / str(stop), "test", [0, 1])
+        interrupted = _fit_until(name, stop, checkpoint)
+        assert interrupted.step == stop
+        continued = fit(make(name, [0, 1]), [0, 1], 30, checkpoint=checkpoint)
+        assert continued.attempts == 2
+        for key, value in whole.state.items():
+            assert torch.equal(value, continued.state[key]), key
+        assert continued.losses == whole.losses
+
+
+class _Kill(Exception):
+    pass
+
+
+def _fit_until(name: str, stop: int, checkpoint: Checkpoint):
+    """Run with a curve hook that saves at ``stop`` and then dies, as a kill right after a checkpoint would."""
+    import bench.fit.loop as loop
+
+    captured = []
+    original = loop.Progress
+
+    class Dying(original):
+        def update(self, step, losses, alive):
+            if step >= stop:
+                raise _Kill
+
+    def hook(step, state):
+        return {}
+
+    program_run = {}
+    real_fit_class = loop.Fit
+
+    class Recording(real_fit_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            program_run["run"] = self
+
+    loop.Fit = Recording
+    try:
+        fit(
+            make(name, [0, 1]), [0, 1], 30, curve_steps=[stop], curve_hook=hook, progress=Dying(30, show=False)
+        )
+    except _Kill:
+        captured.append(program_run["run"])
+    finally:
+        loop.Fit = real_fit_class
+    run = captured[0]
+    run.curve_steps.clear()
+    run.curve.clear()
+    save(run, checkpoint)
+    return run
+
+
+class Poisoned(Method):
+    """Drives the seeds whose parameter starts above 0.5 to NaN at step 5."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.location = torch.nn.Parameter(torch.rand(()))
+
+    def players(self):
+        return [Player("q", ("location",), loss=self.loss)]
+
+    def loss(self, noise: Noise, clock: Clock):
+        bad = (clock.step >= 5) & (self.location > 0.5)
+        return torch.where(bad, torch.nan, 1.0) * (self.location - noise.normal(3).mean()).square()
+
+
+def test_a_seed_driven_to_nan_is_frozen_with_its_step_and_the_others_finish():
+    seeds = list(range(8))
+    members = initialise(lambda: Poisoned(Gaussian()), seeds)
+    bad = [s for s, m in zip(seeds, members, strict=True) if float(m.location) > 0.5]
+    assert 0 < len(bad) < 8
+    run = fit(members, seeds, 40)
+    for row in seeds:
+        assert run.diverged_at(row) == (5 if row in bad else None)
+        assert torch.isfinite(run.state["theta/location"][row]).all()
+    good = next(s for s in seeds if s not in bad)
+    alone = fit(initialise(lambda: Poisoned(Gaussian()), [good]), [good], 40)
+    torch.testing.assert_close(alone.state["theta/location"][0], run.state["theta/location"][good])
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    (Adam(0.1, (0.9, 0.99)), lambda p: torch.optim.Adam(p, 0.1, (0.9, 0.99))),
+    (RMSprop(0.1, 0.9, 1.0), lambda p: torch.optim.RMSprop(p, 0.1, 0.9, 1.0)),
+    (SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
+])  # fmt: skip
+def test_optimisers_equal_torch(ours, theirs):
+    theta = torch.randn(7, generator=generator("optim"))
+    parameter = torch.nn.Parameter(theta.clone())
+    optimiser = theirs([parameter])
+    slots = {slot: torch.zeros(7) for slot in ours.slots}
+    for count in range(1, 6):
+        parameter.grad = parameter.detach().sin()
+        optimiser.step()
+        direction, slots = ours.step(theta.sin(), slots, torch.tensor(float(count)))
+        theta = theta - ours.lr * direction
+        torch.testing.assert_close(theta, parameter.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_learning_rate_per_seed_and_clip_and_ema():
+    class Quadratic(Method):
+        def __init__(self, target):
+            super().__init__(target)
+            self.x = torch.nn.Parameter(torch.ones(1))
+
+        def players(self):
+            return [Player("q", ("x",), loss=lambda n, c: 100 * self.x.square().sum(), optimiser=SGD(0.1), clip=1.0, ema=0.5)]
+
+    run = fit([Quadratic(Gaussian()) for _ in range(2)], [0, 1], 1, lr_scale=[1.0, 0.5])
+    torch.testing.assert_close(run.state["theta/x"], torch.tensor([[0.9], [0.95]]))
+    torch.testing.assert_close(run.state["ema/x"], torch.tensor([[0.95], [0.975]]))
+
+
+def test_unowned_and_doubly_owned_parameters_are_refused():
+    class Orphan(Poisoned):
+        def __init__(self, target):
+            super().__init__(target)
+            self.other = torch.nn.Parameter(torch.zeros(()))
+
+    with pytest.raises(ValueError, match="no player owns other"):
+        Program(Orphan(Gaussian()), 1)
+
+
+def test_corrupt_checkpoint_says_what_to_do(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    checkpoint.path.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="delete it"):
+        fit(make(METHODS[0], [0]), [0], 3, checkpoint=checkpoint)
+
+
+def test_full_disk_while_saving_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    checkpoint.save({"state": {}, "plain": {}})
+    old = checkpoint.path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.fit.checkpoint.os.fsync", full)
+    with pytest.raises(UserError, match="space"):
+        checkpoint.save({"state": {}, "plain": {}})
+    assert checkpoint.path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [checkpoint.path]

@@ -1,0 +1,56 @@
+"""Reports: one table object from run records, rendered as text, Markdown, LaTeX, JSON and one HTML page.
+
+The same records give the same bytes, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.report.table import build
+
+
+def render_terminal(records: Sequence[dict[str, Any]]) -> str:
+    """Plain-text tables of run records (docs/record.md).
+
+    Raises:
+        UserError: two different records claim the same run.
+    """
+    from bench.report import terminal
+    from bench.report.overview import overview
+
+    tables = build(records)
+    return terminal.render(tables, overview(tables))
+
+
+def as_json(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The tables as JSON-serialisable data."""
+    from bench.report.export import as_data
+
+    return as_data(build(records))
+
+
+def write_report(records: Sequence[dict[str, Any]], folder: Path, title: str) -> dict[str, Path]:
+    """Write ``report.html``, ``report.md`` and ``report.tex`` into ``folder``; returns {"html": path, ...}.
+
+    Raises:
+        UserError: two different records claim the same run.
+    """
+    # matplotlib and jinja2 are imported only where a page is written: the terminal table stays quick
+    from bench.report import html, latex, markdown
+    from bench.report.overview import overview
+
+    tables = build(records)
+    matrix = overview(tables)
+    texts = {
+        "html": html.render(tables, matrix, title),
+        "md": markdown.render(tables, matrix, title),
+        "tex": latex.render(matrix),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
+    for suffix, text in texts.items():
+        paths[suffix].write_text(text, encoding="utf-8", newline="\n")
+    return paths

@@ -1,0 +1,96 @@
+"""What the registry knows about the names found in records; names no longer registered are answered with defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.registry import Entry, Kind, entries
+from targets.base import Target
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric's column is read."""
+
+    direction: str = "lower"
+    unit: str = ""
+    published_as: tuple[tuple[str, ...], ...] = ()
+    """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
+    the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
+
+
+def _entry(kind: Kind, name: str) -> Entry | None:
+    return entries(kind).get(name)
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Direction, unit and published names of a metric."""
+    entry = _entry("metric", name)
+    if entry is None:
+        return MetricInfo()
+    cls = entry.obj
+    published = tuple(tuple(item) for item in getattr(cls, "published_as", ()))
+    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), published)
+
+
+def paper_name(method: str) -> str:
+    """The name papers print for a method: its class attribute ``paper_name``, else its name in capitals."""
+    entry = _entry("method", method)
+    return getattr(entry.obj, "paper_name", method.upper()) if entry else method.upper()
+
+
+def target_metrics(name: str) -> tuple[str, ...]:
+    """The target's metrics, headline first; empty when the target is unknown or decides on construction."""
+    entry = _entry("target", name)
+    found = getattr(entry.obj, "metrics", ()) if entry else ()
+    return tuple(found) if isinstance(found, tuple | list) else ()
+
+
+def changed(kind: Kind, config: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a configured component that differ from the defaults in its signature.
+
+    All of them when the component is unknown.  ``name`` and ``version`` are not parameters.
+    """
+    entry = _entry(kind, config.get("name", ""))
+    defaults = {key: parameter.default for key, parameter in entry.parameters.items()} if entry else {}
+    return {
+        key: value
+        for key, value in sorted(config.items())
+        if key not in ("name", "version") and (key not in defaults or _plain(defaults[key]) != _plain(value))
+    }
+
+
+def is_registered(kind: Kind, name: str) -> bool:
+    """Whether the name can still be run."""
+    return _entry(kind, name) is not None
+
+
+def build_target(config: dict[str, Any]) -> Target:
+    """The target a record's configuration describes.
+
+    Raises:
+        KeyError: the target is not registered.
+    """
+    entry = entries("target")[config["name"]]
+    target = entry.obj(**{key: value for key, value in config.items() if key in entry.parameters})
+    assert isinstance(target, Target)
+    return target
+
+
+def unmet_needs(method: str, target: str) -> str:
+    """Why a method cannot run on a target ("needs bridge"), or an empty string."""
+    method_entry, target_entry = _entry("method", method), _entry("target", target)
+    if method_entry is None or target_entry is None or not isinstance(target_entry.obj, type):
+        return ""
+    try:
+        # ``provides`` compares classes, so an instance without its data is enough
+        provides = target_entry.obj.provides.fget(target_entry.obj.__new__(target_entry.obj))
+    except Exception:  # noqa: BLE001 - a target may compute it from its data; the reason is then left open
+        return ""
+    missing = sorted(frozenset(getattr(method_entry.obj, "needs", frozenset())) - provides)
+    return f"needs {', '.join(missing)}" if missing else ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

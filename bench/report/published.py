@@ -1,0 +1,79 @@
+"""Numbers printed in papers (``results/published.csv``), found for a method, target and metric of the suite.
+
+Only rows marked ``comparable=yes`` are ever returned.  They were measured with the paper's protocol, not with ours:
+a report prints them in a column of their own and never ranks them.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from bench.report import catalog
+
+DEFAULT_PATH = Path(__file__).resolve().parents[2] / "results" / "published.csv"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed number and where it stands."""
+
+    value: float
+    spread: float | None
+    spread_kind: str
+    n_runs: int | None
+    citation: str
+    arxiv: str
+    quantity: str
+    """Metric and protocol in the paper's terms, for example ``kl_forward [fkl-100k]``."""
+    setting: str
+
+
+@lru_cache(maxsize=8)
+def rows(path: Path = DEFAULT_PATH) -> tuple[dict[str, str], ...]:
+    """The comparable rows of the file; none where the file is absent (an installed wheel may lack it)."""
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as handle:
+        return tuple(row for row in csv.DictReader(handle) if row["comparable"].strip() == "yes")
+
+
+def find(method: str, target: str, metric: str, path: Path | None = None) -> tuple[Published, ...]:
+    """Comparable published values of a registered method, target and metric, in the order of the file.
+
+    The link is made by attributes of the registered classes: ``Method.paper_name`` and ``Metric.published_as``
+    (see ``catalog.MetricInfo``).
+    """
+    paper_method = catalog.paper_name(method)
+    found = []
+    for paper_metric, protocol, *less in catalog.metric_info(metric).published_as:
+        table = [r for r in rows(path or DEFAULT_PATH) if (r["target"], r["metric"], r["protocol"]) ==
+                 (target, paper_metric, protocol)]
+        for row in (r for r in table if r["method"] == paper_method):
+            offset = _value_of(less[0], row, table) if less else 0.0
+            if offset is not None:
+                found.append(_published(row, offset, less[0] if less else ""))
+    return tuple(found)
+
+
+def _value_of(method: str, beside: dict[str, str], table: list[dict[str, str]]) -> float | None:
+    for row in table:
+        if row["method"] == method and (row["paper"], row["table"]) == (beside["paper"], beside["table"]):
+            return float(row["value"])
+    return None
+
+
+def _published(row: dict[str, str], offset: float, less: str) -> Published:
+    quantity = f"{row['metric']} - {row['metric']} of {less}" if less else row["metric"]
+    return Published(
+        value=round(float(row["value"]) - offset, 10),
+        spread=float(row["spread"]) if row["spread"] else None,
+        spread_kind=row["spread_kind"],
+        n_runs=int(float(row["n_runs"])) if row["n_runs"] else None,
+        citation=f"{row['paper']} {row['year']}, {row['table']}",
+        arxiv=row["arxiv"],
+        quantity=f"{quantity} [{row['protocol']}]",
+        setting=row["setting"],
+    )

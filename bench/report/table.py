@@ -1,0 +1,175 @@
+"""The one table object behind every renderer: boards of rows, one board per problem, metric and protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import stats
+from bench.report import catalog, published
+from bench.report.groups import Group, Problem, Record, differing, flatten, group, ordered
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of one method on one board; ``summary`` is None where there is no value, and why is in
+    ``reason``."""
+
+    label: str
+    method: str
+    config_id: str
+    summary: stats.Summary | None
+    values: dict[int, float]
+    """Seed -> value."""
+    rank: int | None
+    total: int
+    failures: dict[str, int]
+    reason: str = ""
+    floor: float | None = None
+    seconds: float | None = None
+    evaluations: float | None = None
+    published: tuple[published.Published, ...] = ()
+
+
+@dataclass(frozen=True)
+class Board:
+    """Values of one metric under ONE protocol on one problem; rows best first, rows without a value last."""
+
+    problem: Problem
+    metric: str
+    direction: str
+    unit: str
+    protocol_id: str
+    protocol: dict[str, Any] = field(compare=False)
+    distinct: dict[str, Any] = field(compare=False)
+    """What sets this protocol apart from the others that measured this metric on this problem; empty if alone."""
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.metric} [protocol {self.protocol_id}]" if self.distinct else self.metric
+
+    @property
+    def has_floor(self) -> bool:
+        return any(row.floor is not None for row in self.rows)
+
+    @property
+    def has_published(self) -> bool:
+        return any(row.published for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Section:
+    """All boards of one problem, the headline's first."""
+
+    problem: Problem
+    boards: tuple[Board, ...]
+    groups: tuple[Group, ...] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything a renderer needs."""
+
+    sections: tuple[Section, ...]
+    records: tuple[Record, ...] = field(compare=False)
+
+
+def build(records: Sequence[Record]) -> Tables:
+    """The tables of a list of run records, independent of their order.
+
+    Raises:
+        UserError: two different records claim the same run.
+    """
+    groups = group(records)
+    methods = sorted({g.method for g in groups})
+    problems = sorted({g.problem for g in groups}, key=lambda p: p.label)
+    sections = []
+    for problem in problems:
+        members = tuple(g for g in groups if g.problem == problem)
+        boards = tuple(board for metric in _metrics(problem, members) for board in _boards(metric, members, methods))
+        sections.append(Section(problem, boards, members))
+    return Tables(tuple(sections), tuple(ordered(records)))
+
+
+def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:
+    """Metrics that occur, in the order the target declares, then in the order they were recorded."""
+    seen: dict[str, None] = {}
+    for record in (r for g in groups for r in g.records):
+        seen |= dict.fromkeys(record.get("metrics") or ()) | dict.fromkeys(record.get("skipped_metrics") or ())
+    declared = catalog.target_metrics(problem.name)
+    # the headline is shown even where nobody has a value: that every run failed is a result
+    headline = declared[:1] or tuple(seen)[:1] or ("no metric",)
+    return list(dict.fromkeys([*headline, *(m for m in declared if m in seen), *seen]))
+
+
+def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[Board]:
+    protocols: dict[str, dict[str, Any]] = {}
+    for record in (r for g in groups for r in g.records):
+        if metric in (record.get("metrics") or {}):
+            protocol_id = record["metrics"][metric]["protocol"]
+            protocols.setdefault(protocol_id, (record.get("protocols") or {}).get(protocol_id, {}))
+    ids = sorted(protocols) or [""]
+    apart = dict(zip(ids, differing([flatten(protocols.get(i, {})) for i in ids]), strict=True))
+    info = catalog.metric_info(metric)
+    problem = groups[0].problem
+    boards = []
+    for protocol_id in ids:
+        raw = [_row(metric, protocol_id, g) for g in groups]
+        present = {g.method for g in groups}
+        raw += [_absent(m, problem) for m in methods if m not in present]
+        found = stats.ranks({r.label: r.values for r in raw}, info.direction)
+        rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
+        sign = -1 if info.direction == "higher" else 1
+        rows.sort(key=lambda r: (r.summary is None, sign * r.summary.mean if r.summary else 0.0, r.label))
+        distinct = (apart[protocol_id] or {"protocol": protocol_id}) if len(ids) > 1 else {}
+        protocol = protocols.get(protocol_id, {})
+        boards.append(Board(problem, metric, info.direction, info.unit, protocol_id, protocol, distinct, tuple(rows)))
+    return boards
+
+
+def _row(metric: str, protocol_id: str, member: Group) -> Row:
+    values: dict[int, float] = {}
+    floors: list[float] = []
+    failures, reasons = dict(member.failures), []
+    for record in member.done:
+        cell = (record.get("metrics") or {}).get(metric)
+        if cell is None:
+            reasons.append((record.get("skipped_metrics") or {}).get(metric, "not measured"))
+        elif cell["protocol"] != protocol_id:
+            reasons.append(f"measured with protocol {cell['protocol']}")
+        elif cell["value"] is None or not math.isfinite(cell["value"]):
+            failures["not finite"] = failures.get("not finite", 0) + 1
+        else:
+            values[record["seed"]] = float(cell["value"])
+            if cell.get("floor") is not None:
+                floors.append(float(cell["floor"]))
+    costs = [r["cost"] for r in member.done if r.get("cost")]
+    registered = catalog.is_registered("target", member.problem.name)
+    comparable = not (registered and catalog.changed("target", member.problem.config))
+    return Row(
+        label=member.label,
+        method=member.method,
+        config_id=member.config_id,
+        summary=stats.summarise(list(values.values())) if values else None,
+        values=values,
+        rank=None,
+        total=len(member.records),
+        failures=failures,
+        reason="; ".join(dict.fromkeys(reasons)),
+        floor=_mean(floors),
+        seconds=_mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
+        evaluations=_mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
+        published=published.find(member.method, member.problem.name, metric) if comparable else (),
+    )
+
+
+def _absent(method: str, problem: Problem) -> Row:
+    reason = catalog.unmet_needs(method, problem.name) or "not run"
+    return Row(method, method, "", None, {}, None, 0, {}, reason)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,84 @@
+"""Plain text, aligned: what ``sivibench report`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.report import cells
+from bench.report.groups import setting
+from bench.report.overview import Overview
+from bench.report.table import Board, Row, Tables
+from bench.stats import RANK_RULE
+
+Grid = list[list[str]]
+
+
+def render(tables: Tables, matrix: Overview) -> str:
+    """Overview, then every board."""
+    if not tables.sections:
+        return "no records\n"
+    blocks = []
+    if len(matrix.columns) > 1:
+        blocks.append("Overview: headline metric of each target, mean (rank)\n" + align(overview_grid(matrix)))
+    for section in tables.sections:
+        for board in section.boards:
+            blocks.append(f"{section.problem.label} · {describe(board)}\n" + align(board_grid(board)))
+    blocks.append(RANK_RULE + "\n† ranked on the seeds that finished.\n")
+    return "\n".join(blocks)
+
+
+def describe(board: Board) -> str:
+    """``js_grid [protocol a1b2c3d4: bins=64] (nats, lower is better)``."""
+    unit = f"{board.unit}, " if board.unit else ""
+    distinct = {key: value for key, value in board.distinct.items() if key != "protocol"}
+    name = board.metric
+    if board.distinct:
+        name += f" [protocol {board.protocol_id}" + (f": {setting(distinct)}]" if distinct else "]")
+    return f"{name} ({unit}{board.direction} is better)"
+
+
+def board_grid(board: Board) -> Grid:
+    """Header and rows of one board; columns nobody fills are left out."""
+    head = ["rank", "method", "mean ± half", "95 % interval", "median", "seeds", "failed"]
+    head += ["floor"] * board.has_floor + ["published (own protocol)"] * board.has_published
+    head += ["time/seed", "evals/seed", "note"]
+    grid = [head] + [_board_row(board, row) for row in board.rows]
+    keep = [i for i, name in enumerate(head) if name not in ("failed", "note") or any(r[i] for r in grid[1:])]
+    return [[row[i] for i in keep] for row in grid]
+
+
+def _board_row(board: Board, row: Row) -> list[str]:
+    line = [cells.rank(row), row.label, cells.value(row), cells.bounds(row), cells.median(row), cells.seeds(row)]
+    line.append(cells.failed(row))
+    if board.has_floor:
+        line.append(cells.number(row.floor))
+    if board.has_published:
+        line.append("; ".join(f"{cells.published(p)} {cells.source(p)}" for p in row.published) or "-")
+    return [*line, cells.seconds(row.seconds), cells.count(row.evaluations), row.reason]
+
+
+def overview_grid(matrix: Overview) -> Grid:
+    """Header and rows of the overview."""
+    head = ["method", *(f"{b.problem.label}: {b.title}" for b in matrix.columns), "mean rank"]
+    grid = [head]
+    for row in matrix.rows:
+        mean_rank = "-" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
+        grid.append([row.label, *(overview_cell(cell) for cell in row.cells), mean_rank])
+    return grid
+
+
+def overview_cell(cell: Row | None) -> str:
+    """``0.0123 ± 0.0004 (1)``, with failures; or why there is nothing."""
+    if cell is None:
+        return "-"
+    failures = cells.failed(cell)
+    if cell.summary is None:
+        return "- " + (failures or cell.reason)
+    return f"{cells.value(cell)} ({cells.rank(cell)})" + (f" {failures}" if failures else "")
+
+
+def align(grid: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell, a rule under the header."""
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in grid]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"

@@ -1,0 +1,202 @@
+"""Who is working on which run, so that two processes never do the same one.
+
+A claim is a file made with O_EXCL.  Its owner refreshes the file's time; a claim whose process is gone, or whose
+time is old, is stale and may be taken over.  The taker first claims the right to replace exactly that claim (its
+token is part of the name), makes sure that it still stands, and renames its own claim over it: of several takers
+one wins, and a taker that dies half-way leaves a claim that is itself stale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.files import explain_os_error
+
+HEARTBEAT = 15.0
+"""Seconds between refreshes."""
+
+EXPIRY = 600.0
+"""Seconds without a refresh after which a claim counts as dead."""
+
+
+@contextmanager
+def claim(
+    folder: Path, run_ids: Sequence[str], about: Mapping[str, Any] | None = None
+) -> Iterator[tuple[list[str], dict[str, dict[str, Any]]]]:
+    """Claim runs for the length of the ``with`` block.
+
+    Args:
+        folder: where claims are kept.
+        run_ids: what to claim.
+        about: stored in the claim beside host, pid and start.
+
+    Yields:
+        ``(granted, busy)``: the run ids that are ours, and those of others with their claims.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    granted: dict[str, str] = {}
+    busy: dict[str, dict[str, Any]] = {}
+    stop = threading.Event()
+    thread = threading.Thread(target=_beat, args=(folder, granted, stop), daemon=True)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for run_id in run_ids:
+                token = _acquire(_path(folder, run_id), dict(about or {}))
+                if token is None:
+                    busy[run_id] = _read(_path(folder, run_id)) or {}
+                else:
+                    granted[run_id] = token
+        except OSError as error:
+            problem = explain_os_error(folder, error)
+            if problem is None:
+                raise
+            raise problem from error
+        thread.start()
+        yield list(granted), busy
+    finally:
+        stop.set()
+        if thread.ident is not None:
+            thread.join()
+        for run_id, token in granted.items():
+            _release(_path(folder, run_id), token)
+
+
+def standing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Live claims by run id."""
+    return {path.stem: _read(path) or {} for path in sorted(folder.glob("*.json")) if not is_stale(path)}
+
+
+def stale(folder: Path) -> list[Path]:
+    """Claims and take-overs that nobody keeps up any more."""
+    return [path for path in sorted(folder.glob("*")) if path.is_file() and is_stale(path)]
+
+
+def is_stale(path: Path) -> bool:
+    """Whether the claim's process is gone (seen on the same machine only) or its last refresh too old."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    owner = _read(path)
+    if owner is not None and (owner.get("host"), owner.get("boot")) == (socket.gethostname(), _boot()):
+        return age > EXPIRY or _start_of(owner["pid"]) != owner["process_start"]
+    return age > EXPIRY
+
+
+def _path(folder: Path, run_id: str) -> Path:
+    return folder / f"{run_id}.json"
+
+
+def _acquire(path: Path, about: dict[str, Any]) -> str | None:
+    """The token of our new claim at ``path``, or None if somebody holds it."""
+    token = uuid.uuid4().hex
+    if _create(path, token, about):
+        return token
+    old = _token(path)
+    if old is None:  # released a moment ago
+        return token if _create(path, token, about) else None
+    if not is_stale(path):
+        return None
+    right = path.with_name(f"{path.name}.{old}")
+    token_of_right = _acquire(right, about)
+    if token_of_right is None:
+        return None
+    if _token(path) != old:
+        _release(right, token_of_right)
+        return None
+    os.replace(right, path)
+    return token_of_right
+
+
+def _create(path: Path, token: str, about: dict[str, Any]) -> bool:
+    claim = about | {
+        "token": token,
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "process_start": _start_of(os.getpid()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(handle, json.dumps(claim).encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+    return True
+
+
+def _release(path: Path, token: str) -> None:
+    # Only our own: after a long suspension the claim may be somebody else's by now.
+    if _token(path) == token:
+        path.unlink(missing_ok=True)
+
+
+def _beat(folder: Path, granted: dict[str, str], stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT):
+        for run_id, token in granted.items():
+            path = _path(folder, run_id)
+            if _token(path) == token:
+                try:
+                    os.utime(path)
+                except FileNotFoundError:
+                    continue  # taken away between the two calls: nothing left to refresh
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) and {"token", "pid", "process_start"} <= found.keys() else None
+
+
+def _token(path: Path) -> str | None:
+    """Token of the claim at ``path``; its inode if it has no readable one; None without a file."""
+    owner = _read(path)
+    if owner is not None:
+        return str(owner["token"])
+    try:
+        return f"inode{path.stat().st_ino}"
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def _boot() -> str | None:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _start_of(pid: int) -> str | None:
+    """Something that differs between a process and a later one with the same pid; None if there is none."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else "alive"
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,84 @@
+"""From overrides to a ``Config``, through Hydra's compose API; no output folder, no state left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import registry
+from bench.config.config import Config
+from bench.config.explain import explain
+from bench.config.overrides import CONF, check_overrides
+from bench.config.schema import IDENTITY, Root, schema_of
+from bench.config.validate import parse_seeds, validate
+
+_stored: dict[tuple[str, str], registry.Entry] = {}
+
+
+def register_configs() -> None:
+    """Put the schema and the defaults of every registered method and target into Hydra's ConfigStore."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Root, provider="sivibench")
+    for kind in ("method", "target"):
+        for name, entry in registry.entries(kind).items():
+            if _stored.get((kind, name)) is not entry:
+                store.store(group=kind, name=name, node=schema_of(entry), provider="sivibench")
+                _stored[kind, name] = entry
+
+
+@contextmanager
+def hydra_loader() -> Iterator[ConfigLoader]:
+    """Hydra's config loader over ``conf/`` and the registry; Hydra's global state is restored afterwards."""
+    register_configs()
+    with initialize_config_dir(str(CONF), job_name="sivibench", version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Compose and validate one configuration.
+
+    Args:
+        overrides: Hydra overrides, ``method=... target=... train.iterations=...``; no sweeps.
+
+    Raises:
+        UserError: unknown choice or key, wrong type, value out of range, malformed override.
+    """
+    check_overrides(overrides)
+    try:
+        values = _compose_plain(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, _compose_plain) from error
+    validate(values)
+    parts: dict[str, Any] = {key: values[key] for key in IDENTITY}
+    for kind in ("method", "target"):
+        parts[kind] = {**values[kind], "version": registry.get(kind, values[kind]["name"]).version}
+    config = Config(
+        **parts,
+        seeds=parse_seeds(values["seeds"]),
+        results=values["paths"]["results"],
+        **{
+            key: values[key]
+            for key in ("device", "threads", "compile", "checkpoint_seconds", "progress", "retry", "wandb")
+        },
+        overrides=tuple(overrides),
+    )
+    assert config.config_id  # computed here so that a number JSON cannot hold is refused before anything runs
+    return config
+
+
+def _compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
+    with hydra_loader():
+        composed = hydra_compose("config", overrides=list(overrides))
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]

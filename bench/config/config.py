@@ -1,0 +1,107 @@
+"""The composed configuration as plain data, and the objects built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.config.identity import ENGINE_VERSION, config_id
+from bench.config.schema import arguments
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from methods.base import Method
+    from targets.base import Target
+
+
+class Unfit(UserError):
+    """The method needs something the target does not provide."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One configuration for a set of seeds.
+
+    Attributes:
+        method, target: hyper-parameters with ``name`` and ``version``; part of the identity.
+        train, eval: budget and evaluation; part of the identity.
+        seeds: seeds to run; the rest below never changes a number that is recorded.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
+        threads: torch threads of this process.
+        compile: compile the training step.
+        checkpoint_seconds: time between checkpoints.
+        progress: ``auto`` (a bar on a terminal), ``always`` or ``never``.
+        results: folder of the records.
+        retry: fit again what failed, diverged or ran out of time.
+        wandb: settings of the mirror.
+        overrides: what was given on the command line.
+    """
+
+    method: dict[str, Any]
+    target: dict[str, Any]
+    train: dict[str, Any]
+    eval: dict[str, Any]
+    seeds: list[int]
+    device: str = "auto"
+    threads: int = 1
+    compile: bool = False
+    checkpoint_seconds: float = 60.0
+    progress: str = "auto"
+    results: str = "results"
+    retry: bool = False
+    wandb: dict[str, Any] | None = None
+    overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers; stored as ``config`` in the record."""
+        return {
+            "engine": ENGINE_VERSION,
+            "method": self.method,
+            "target": self.target,
+            "train": self.train,
+            "eval": self.eval,
+        }
+
+    @cached_property
+    def config_id(self) -> str:
+        return config_id(self.identity)
+
+    def run_id(self, seed: int) -> str:
+        """Identity of one seed's run."""
+        return f"{self.config_id}-s{seed}"
+
+
+def build_target(config: Config) -> Target:
+    """The target with its hyper-parameters, on the CPU in its own dtype."""
+    entry = registry.get("target", config.target["name"])
+    return entry.obj(**arguments(entry, config.target))
+
+
+def check_needs(config: Config, target: Target) -> None:
+    """Whether the method can be fitted to this target.
+
+    Raises:
+        Unfit: naming what is missing.
+    """
+    entry = registry.get("method", config.method["name"])
+    missing = sorted(entry.obj.needs - target.provides)
+    if missing:
+        raise Unfit(
+            f"method {entry.name!r} needs {', '.join(missing)}, "
+            f"which target {config.target['name']!r} does not provide",
+            f"the target provides: {', '.join(sorted(target.provides)) or 'nothing'}",
+        )
+
+
+def build_method(config: Config, target: Target) -> Method:
+    """The method for this target, freshly initialised.
+
+    Raises:
+        Unfit: the target does not provide what the method needs.
+    """
+    check_needs(config, target)
+    entry = registry.get("method", config.method["name"])
+    return entry.obj(target, **arguments(entry, config.method))

@@ -1,0 +1,95 @@
+"""Hydra's and OmegaConf's errors in one sentence each, with what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+
+from bench import registry
+from bench.config.overrides import parse
+from bench.config.schema import Eval, Paths, Root, Train, Wandb, expected
+from bench.errors import UserError
+
+_TYPED = {"": Root, "train": Train, "eval": Eval, "paths": Paths, "wandb": Wandb}
+
+
+def explain(
+    error: Exception, overrides: Sequence[str], compose: Callable[[Sequence[str]], dict[str, Any]]
+) -> UserError:
+    """The ``UserError`` for an exception of Hydra's compose.
+
+    Args:
+        error: what Hydra or OmegaConf raised.
+        overrides: what was asked for.
+        compose: composes plain values, used to list the keys that do exist.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")
+        if name:
+            options = [option for option in error.options or [] if not option.startswith("_")]
+            return UserError(f"unknown {group} {name!r}", f"choose from: {', '.join(options)}")
+    cause = error if getattr(error, "full_key", None) else error.__cause__
+    key = str(getattr(cause, "full_key", None) or "")
+    given = {o.key_or_group: text for o, text in zip(parse(overrides), overrides, strict=True)}
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and key:
+        return _unknown_key(key, given, overrides, compose)
+    if isinstance(cause, ValidationError) and key:
+        return _wrong_type(key, given, str(cause), overrides, compose)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return UserError(
+        f"the configuration cannot be composed: {': '.join(lines[:2])}", "check the override or the file named"
+    )
+
+
+def _unknown_key(
+    key: str, given: dict[str, str], overrides: Sequence[str], compose: Callable[[Sequence[str]], dict[str, Any]]
+) -> UserError:
+    parent, _, leaf = key.rpartition(".")
+    text = next((text for name, text in given.items() if name == key or name.startswith(f"{key}.")), None)
+    available = _keys(parent, overrides, compose)
+    names = [name for name in available if name not in ("name", "method", "target")] if parent else available
+    close = get_close_matches(leaf, names, n=1)
+    guess = f"did you mean {parent + '.' if parent else ''}{close[0]}? " if close else ""
+    where = f"in {text!r}" if text else "in a configuration file (conf/tuned?)"
+    listed = f"keys of {parent or 'the configuration'}: {', '.join(names) or 'none'}"
+    return UserError(f"unknown key {key!r} {where}", guess + listed)
+
+
+def _wrong_type(
+    key: str, given: dict[str, str], detail: str, overrides: Sequence[str], compose: Callable[..., dict[str, Any]]
+) -> UserError:
+    base = key.split("[")[0]
+    text = given.get(base) or next((text for name, text in given.items() if name.startswith(f"{base}.")), None)
+    kind = _expected(base, overrides, compose)
+    if text is None:
+        return UserError(
+            f"{key} has the wrong type in a configuration file: {detail.splitlines()[0]}", f"expected {kind}"
+        )
+    return UserError(f"wrong type in {text!r}", f"{base} expects {kind}")
+
+
+def _keys(parent: str, overrides: Sequence[str], compose: Callable[..., dict[str, Any]]) -> list[str]:
+    node: Any = compose(_groups_only(overrides))
+    for part in filter(None, parent.split(".")):
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return list(node) if isinstance(node, dict) else []
+
+
+def _expected(key: str, overrides: Sequence[str], compose: Callable[..., dict[str, Any]]) -> str:
+    group, _, leaf = key.partition(".")
+    if group in ("method", "target") and leaf:
+        name = compose(_groups_only(overrides))[group]["name"]
+        parameter = registry.get(group, name).parameters.get(leaf)  # type: ignore[arg-type]
+        if parameter is not None:
+            return f"{expected(parameter.annotation)} (default {parameter.default!r})"
+    owner, _, leaf = key.rpartition(".")
+    annotation = getattr(_TYPED.get(owner), "__annotations__", {}).get(leaf)
+    return str(annotation) if annotation in ("int", "float", "bool", "str") else str(annotation or "another type")
+
+
+def _groups_only(overrides: Sequence[str]) -> list[str]:
+    return [text for o, text in zip(parse(overrides), overrides, strict=True) if o.key_or_group in ("method", "target")]

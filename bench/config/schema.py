@@ -1,0 +1,156 @@
+"""Typed schemas: the fixed part of the configuration, and one dataclass per registered method and target.
+
+Hydra then refuses unknown keys and wrong types by itself, and turns ``1`` into ``1.0`` where a float is meant.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from bench.errors import UserError
+from bench.registry import Entry
+
+
+@dataclass
+class Train:
+    iterations: int = MISSING
+    dtype: str = MISSING
+
+
+@dataclass
+class Eval:
+    metrics: list[str] | None = None
+    curve_points: int = MISSING
+    samples: int = MISSING
+
+
+@dataclass
+class Paths:
+    results: str = MISSING
+
+
+@dataclass
+class Wandb:
+    mode: str = MISSING
+
+
+@dataclass
+class Root:
+    """The whole configuration; ``method`` and ``target`` are filled by the dataclass of the chosen entry."""
+
+    method: Any = MISSING
+    target: Any = MISSING
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    seeds: Any = MISSING
+    device: str = MISSING
+    threads: int = MISSING
+    compile: bool = MISSING
+    checkpoint_seconds: float = MISSING
+    progress: str = MISSING
+    retry: bool = MISSING
+    paths: Paths = field(default_factory=Paths)
+    wandb: Wandb = field(default_factory=Wandb)
+
+
+IDENTITY = ("method", "target", "train", "eval")
+"""Parts of the configuration that enter the identity of a run."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "train.dtype": ("float32", "float64"),
+    "progress": ("auto", "always", "never"),
+    "wandb.mode": ("disabled", "offline", "online"),
+}
+"""Strings with a fixed set of values."""
+
+AT_LEAST: dict[str, float] = {
+    "train.iterations": 1,
+    "eval.curve_points": 0,
+    "eval.samples": 0,
+    "threads": 1,
+    "checkpoint_seconds": 1,
+}
+"""Smallest value allowed."""
+
+_SCALARS = (int, float, bool, str)
+_SEQUENCES = (tuple, list, Sequence)
+
+
+def schema_of(entry: Entry) -> type:
+    """The dataclass holding ``name`` and the hyper-parameters of an entry, with the signature's defaults.
+
+    Raises:
+        UserError: a hyper-parameter has an annotation the configuration cannot hold.
+    """
+    fields: list[Any] = [("name", str, field(default=entry.name))]
+    for key, parameter in entry.parameters.items():
+        if key in ("name", "version"):
+            raise UserError(f"{entry.kind} {entry.name!r} has a hyper-parameter called {key!r}", "give it another name")
+        storage = _storage(parameter.annotation)
+        if storage is None:
+            raise UserError(
+                f"{entry.kind} {entry.name!r}: hyper-parameter {key!r} has the annotation {parameter.annotation}",
+                "use int, float, bool, str, Literal[...], tuple[<one of these>, ...], or any of these | None",
+            )
+        default = parameter.default
+        if isinstance(default, tuple | list):
+            fields.append((key, storage, field(default_factory=lambda items=default: list(items))))
+        else:
+            fields.append((key, storage, field(default=default)))
+    return make_dataclass(f"{entry.kind}_{entry.name}", fields)
+
+
+def _optional(annotation: Any) -> tuple[Any, bool]:
+    """``X | None`` -> (X, True); anything else -> (annotation, False)."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        rest = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        if len(rest) == 1:
+            return rest[0], True
+    return annotation, False
+
+
+def _storage(annotation: Any) -> Any:
+    inner, optional = _optional(annotation)
+    origin, args = typing.get_origin(inner), typing.get_args(inner)
+    if inner in _SCALARS:
+        stored: Any = inner
+    elif origin is typing.Literal and len({type(arg) for arg in args}) == 1 and type(args[0]) in _SCALARS:
+        stored = type(args[0])
+    elif origin in _SEQUENCES and (items := {arg for arg in args if arg is not Ellipsis}) and len(items) == 1:
+        item = items.pop()
+        if item not in _SCALARS:
+            return None
+        stored = list[item]  # type: ignore[valid-type]
+    else:
+        return None
+    return stored | None if optional else stored
+
+
+def allowed_values(annotation: Any) -> tuple[Any, ...] | None:
+    """The values of a ``Literal`` annotation, None for others."""
+    inner, _ = _optional(annotation)
+    return typing.get_args(inner) if typing.get_origin(inner) is typing.Literal else None
+
+
+def arguments(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for the class: lists become tuples again where the signature says tuple."""
+    found = {}
+    for key, parameter in entry.parameters.items():
+        inner, _ = _optional(parameter.annotation)
+        is_tuple = typing.get_origin(inner) is tuple and values[key] is not None
+        found[key] = tuple(values[key]) if is_tuple else values[key]
+    return found
+
+
+def expected(annotation: Any) -> str:
+    """An annotation as a person writes it, for messages."""
+    choices = allowed_values(annotation)
+    if choices is not None:
+        return f"one of {', '.join(map(str, choices))}"
+    return getattr(annotation, "__name__", str(annotation)) if annotation in _SCALARS else str(annotation)

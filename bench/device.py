@@ -1,0 +1,42 @@
+"""The device a configuration means on this machine."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from bench.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        UserError: a CUDA device is asked for that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            raise UserError(
+                f"device={name} is not available: this machine has {found} CUDA devices",
+                "use device=auto or device=cpu",
+            )
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the processor or accelerator, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,74 @@
+"""Writing JSON so that a reader never sees half a file, and file-system troubles in words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+TEMPORARY = ".tmp"
+"""Suffix of files being written."""
+
+_REMEDIES = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EACCES: ("no permission", "make the folder writable or give another one with --results"),
+    errno.EPERM: ("no permission", "make the folder writable or give another one with --results"),
+    errno.EROFS: ("the file system is read-only", "give another folder with --results"),
+    errno.ENOTDIR: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
+    errno.EEXIST: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
+}
+
+
+def explain_os_error(path: Path | str, error: OSError) -> UserError | None:
+    """The message for a full disk, a missing permission and their like; None for anything else."""
+    if error.errno not in _REMEDIES:
+        return None
+    what, remedy = _REMEDIES[error.errno]
+    return UserError(f"cannot write {path}: {what}", f"{remedy} and repeat the command; finished runs are kept")
+
+
+def write_json_atomic(path: Path, payload: dict[str, Any]) -> None:
+    """Write ``payload``, one top-level key per line; NaN and infinities become null.
+
+    The file appears complete or not at all: it is written beside its place, flushed to the disk and renamed.
+
+    Raises:
+        UserError: full disk, no permission, read-only file system.
+    """
+    lines = ",\n".join(
+        f"{json.dumps(key)}: {json.dumps(_finite(value), allow_nan=False)}" for key, value in payload.items()
+    )
+    # Not tempfile: its files are readable by the owner only, and results are shared on clusters.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "x", encoding="utf-8") as stream:
+                stream.write("{" + lines + "}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        problem = explain_os_error(path, error)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,78 @@
+"""The record of one run: what ``docs/record.md`` describes, made, written and read."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.config.config import Config
+from bench.errors import UserError
+from bench.files import write_json_atomic
+
+SCHEMA = 1
+STATUSES = ("done", "failed", "diverged", "timeout")
+
+__all__ = ["SCHEMA", "STATUSES", "new_record", "read_record", "write_json_atomic"]
+
+
+def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A record with every top-level key, in the documented order.
+
+    Args:
+        config: the configuration of the run.
+        seed: its seed.
+        status: ``done``, ``failed``, ``diverged`` or ``timeout``.
+        env: from ``bench.environment.environment``.
+        fields: ``metrics``, ``protocols``, ``skipped_metrics``, ``curve``, ``diverged_at``, ``samples``,
+            ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.
+
+    Raises:
+        ValueError: unknown status or field.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}")
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": config.run_id(seed),
+        "config_id": config.config_id,
+        "seed": seed,
+        "method": config.method["name"],
+        "target": config.target["name"],
+        "status": status,
+        "config": config.identity,
+        "metrics": {},
+        "protocols": {},
+        "skipped_metrics": {},
+        "curve": {"loss": {}, "metrics": {}},
+        "diverged_at": None,
+        "samples": None,
+        "parameters_sha256": None,
+        "cost": {},
+        "env": env,
+        "error": None,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    unknown = set(fields) - set(record)
+    if unknown:
+        raise ValueError(f"unknown record fields: {', '.join(sorted(unknown))}")
+    return record | fields
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        UserError: the file is not a JSON object with a run id, or cannot be read; the message names it.
+    """
+    hint = "delete the file (the run is then done again) or restore it from git"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"corrupt record {path}: {error}", hint) from error
+    except OSError as error:
+        raise UserError(f"cannot read the record {path}: {error.strerror}", "check the file's permissions") from error
+    if not isinstance(record, dict) or not {"run_id", "status", "method", "target", "seed"} <= record.keys():
+        raise UserError(f"corrupt record {path}: it lacks run_id, status, method, target or seed", hint)
+    return record

@@ -1,0 +1,127 @@
+"""``execute``: do what is missing of one configuration, and nothing twice.
+
+Resume, requeue, a repeated command and two people running the same sweep are all the same call: runs with a record
+are read, runs claimed elsewhere are left alone, the rest is fitted together.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bench import claims
+from bench.config import Config
+from bench.device import resolve_device
+from bench.environment import environment
+from bench.errors import RunFailed, UserError
+from bench.files import explain_os_error
+from bench.record import new_record
+from bench.store import Record, Store
+
+Fit = Callable[[Config, Sequence[int], Store], Mapping[int, Record]]
+"""Fits some seeds of a configuration together and returns a record for each; ``execute`` writes them."""
+
+
+def execute(
+    config: Config, *, retry: bool = False, progress: Callable[[str], None] | None = None, fit: Fit | None = None
+) -> list[Record]:
+    """Records of all seeds of a configuration, fitting those that have none.
+
+    Args:
+        config: the configuration.
+        retry: fit again what failed, diverged or ran out of time (so does ``config.retry``).
+        progress: is told in a sentence what is reused, left to others and fitted.
+        fit: the engine; ``bench.fit.group.fit_group`` unless given.
+
+    Returns:
+        One record per seed in the order of ``config.seeds``; ``{"status": "running", ...}`` for runs of others.
+
+    Raises:
+        RunFailed: the fit raised; a ``failed`` record with the traceback is written for each of its seeds.
+        UserError: results folder not writable, disk full, corrupt record, device not there; no record is written.
+    """
+    tell = progress or (lambda message: None)
+    store = Store(config.results)
+    device = resolve_device(config.device)
+    store.writable()
+    torch.set_num_threads(config.threads)
+    retry = retry or config.retry
+    found = finished(config, store, config.seeds, retry=retry)
+    seeds = {config.run_id(seed): seed for seed in config.seeds if seed not in found}
+    about = {"method": config.method["name"], "target": config.target["name"]}
+    with claims.claim(store.claims, list(seeds), about) as (granted, busy):
+        # Another process may have finished a run between our look and our claim.
+        found |= finished(config, store, [seeds[run_id] for run_id in granted], retry=retry)
+        found |= {seeds[run_id]: _running(config, seeds[run_id], owner) for run_id, owner in busy.items()}
+        todo = [seed for seed in config.seeds if seed not in found]
+        reused = len(config.seeds) - len(todo) - len(busy)
+        tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
+        if todo:
+            found |= _fit(config, todo, store, device, fit or _engine())
+    return [found[seed] for seed in config.seeds]
+
+
+def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: bool = False) -> dict[int, Record]:
+    """Records that need no work, by seed: all there are, or with ``retry`` only those that are done.
+
+    Raises:
+        UserError: a record is corrupt.
+    """
+    found = {}
+    for seed in seeds:
+        record = store.get(config.run_id(seed), config.target["name"], config.method["name"])
+        if record is not None and (record["status"] == "done" or not retry):
+            found[seed] = record
+    return found
+
+
+def _engine() -> Fit:
+    from bench.fit.group import fit_group  # imported late: reading records needs no engine
+
+    return fit_group
+
+
+def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, fit: Fit) -> dict[int, Record]:
+    previous = finished(config, store, seeds)
+    attempts = {seed: int((previous.get(seed) or {}).get("cost", {}).get("attempts", 0)) + 1 for seed in seeds}
+    try:
+        records = dict(fit(config, seeds, store))
+    except UserError:
+        raise
+    # Whatever a method raises is a result of the benchmark: it is recorded, and the other cells of a sweep go on.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = explain_os_error(error.filename or store.root, error)
+            assert problem is not None
+            raise problem from error
+        text = traceback.format_exc()
+        env = environment(device, threads=config.threads, compile=config.compile)
+        for seed in seeds:
+            cost = {"seeds_sharing": len(seeds), "attempts": attempts[seed]}
+            log = store.put(new_record(config, seed, "failed", env=env, cost=cost, error=text))
+        raise RunFailed(
+            f"{config.method['name']} on {config.target['name']} failed: {type(error).__name__}: {error}",
+            f"the traceback is in {log} (`sivibench show {config.run_id(seeds[-1])}`); --retry fits it again",
+        ) from error
+    if set(records) != set(seeds):
+        raise RuntimeError(f"the engine returned records for seeds {sorted(records)} instead of {sorted(seeds)}")
+    for seed in seeds:
+        records[seed]["cost"] = {**records[seed]["cost"], "attempts": attempts[seed]}
+        store.put(records[seed])
+    return records
+
+
+def _running(config: Config, seed: int, owner: dict[str, Any]) -> Record:
+    return {
+        "run_id": config.run_id(seed),
+        "config_id": config.config_id,
+        "seed": seed,
+        "method": config.method["name"],
+        "target": config.target["name"],
+        "status": "running",
+        "claim": owner,
+    }

@@ -1,0 +1,94 @@
+"""The lines of a sweep, written in Hydra's override grammar, and their cartesian products."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from bench.config.overrides import CONF, check_override, parse
+from bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file.
+
+    Attributes:
+        name: the file's stem.
+        title: heading of the report.
+        overrides: lines of overrides; each line is expanded on its own, and a later line replaces what earlier
+            lines say about the same method and target.
+        exclude: patterns ``method/target`` (shell wildcards) of cells to leave out.
+        results: results folder of this sweep, or None for the usual one.
+        report: whether a report is written at the end.
+    """
+
+    name: str
+    title: str
+    overrides: list[str]
+    exclude: list[str] = field(default_factory=list)
+    results: str | None = None
+    report: bool = False
+
+
+def load_sweep(name: str) -> Sweep:
+    """Read ``conf/sweep/<name>.yaml``, or the file itself if ``name`` ends in .yaml.
+
+    Raises:
+        UserError: no such sweep, not YAML, or an unknown or ill-typed key.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONF / "sweep" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in (CONF / "sweep").glob("*.yaml")))
+        raise UserError(f"unknown sweep {name!r}", f"choose from: {known}; or give the path of a .yaml file")
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        values = {"title": path.stem, **values}
+        merged = OmegaConf.merge(OmegaConf.structured(Sweep(path.stem, "", [])), values)
+        sweep = OmegaConf.to_object(merged)
+    except (YAMLError, OmegaConfBaseException, TypeError) as error:
+        keys = "title, overrides, exclude, results, report"
+        raise UserError(f"cannot read the sweep {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
+    assert isinstance(sweep, Sweep)
+    if not sweep.overrides:
+        raise UserError(f"the sweep {path} has no overrides", "give a list of lines like `method=a,b target=c`")
+    return sweep
+
+
+def expand(line: str, extra: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
+    """All combinations of one line's values.
+
+    Args:
+        line: overrides separated by blanks, with Hydra's ``a,b``, ``range(n)``, ``choice(...)`` and ``glob(...)``.
+        extra: overrides of the command line, which replace those of the line with the same key.
+        loader: Hydra's config loader, which knows the choices a glob matches.
+
+    Raises:
+        UserError: an override does not follow the grammar.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    texts = [*shlex.split(line), *extra]
+    parsed = dict(zip(texts, parse(texts, parser), strict=True))
+    last = {override.key_or_group: text for text, override in parsed.items()}
+    options = []
+    for text in last.values():
+        override = parsed[text]
+        check_override(text, override)
+        if not override.is_sweep_override():
+            options.append([text])
+            continue
+        values = list(override.sweep_string_iterator())
+        if not values:
+            raise UserError(f"{text!r} matches nothing", "`sivibench list` names what there is")
+        options.append([f"{override.get_key_element()}={value}" for value in values])
+    yield from (list(combination) for combination in itertools.product(*options))

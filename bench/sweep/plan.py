@@ -1,0 +1,131 @@
+"""What a sweep consists of, what of it is done and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import claims
+from bench.config import Config, Unfit, build_target, canonical_json, check_needs, compose, hydra_loader
+from bench.run import finished
+from bench.store import Record, Store
+from bench.sweep.expand import Sweep, expand, load_sweep
+
+if TYPE_CHECKING:
+    from targets.base import Target
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a sweep and the records it has already."""
+
+    config: Config
+    records: dict[int, Record]
+    running: tuple[int, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return str(self.config.method["name"])
+
+    @property
+    def target(self) -> str:
+        return str(self.config.target["name"])
+
+    def todo(self, *, retry: bool = False) -> list[int]:
+        """Seeds to fit; those running elsewhere among them, since their process may yet die."""
+        kept = {seed for seed, record in self.records.items() if record["status"] == "done" or not retry}
+        return [seed for seed in self.config.seeds if seed not in kept]
+
+    def counts(self) -> dict[str, int]:
+        """Number of seeds by status, ``running`` and ``missing`` among them."""
+        found = {"done": 0, "failed": 0, "diverged": 0, "timeout": 0, "running": 0, "missing": 0}
+        for seed in self.config.seeds:
+            if seed in self.running:
+                found["running"] += 1
+            elif seed in self.records:
+                found[self.records[seed]["status"]] += 1
+            else:
+                found["missing"] += 1
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An expanded sweep."""
+
+    sweep: Sweep
+    store: Store
+    cells: list[Cell]
+    skipped: list[tuple[str, str, str]]
+    """(method, target, reason) of cells whose method does not fit the target."""
+
+
+def make_plan(name: str, overrides: Sequence[str] = (), results: Path | str | None = None) -> Plan:
+    """Expand and compose every cell, so that a mistake shows before anything runs.
+
+    Args:
+        name: a sweep of conf/sweep or the path of a YAML file.
+        overrides: overrides that win over the file's.
+        results: results folder; else that of the file, else that of the configuration.
+
+    Raises:
+        UserError: any mistake in the file or the overrides, or a corrupt record of one of the cells.
+    """
+    sweep = load_sweep(name)
+    configs = _configs(sweep, overrides, results)
+    targets: dict[str, Target] = {}
+    fitting, skipped = [], []
+    for config in configs:
+        key = canonical_json(config.target)
+        if key not in targets:
+            targets[key] = build_target(config)
+        try:
+            check_needs(config, targets[key])
+            fitting.append(config)
+        except Unfit as reason:
+            skipped.append((config.method["name"], config.target["name"], str(reason).splitlines()[0]))
+    store = Store(results or sweep.results or (configs[0].results if configs else "results"))
+    busy = claims.standing(store.claims)
+    cells = []
+    for config in fitting:
+        running = tuple(seed for seed in config.seeds if config.run_id(seed) in busy)
+        cells.append(Cell(config, finished(config, store, config.seeds), running))
+    return Plan(sweep, store, cells, skipped)
+
+
+def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None) -> list[Config]:
+    """One configuration per cell, seeds of equal configurations united, in the order of the file."""
+    with hydra_loader() as loader:
+        lines = [list(expand(line, overrides, loader)) for line in sweep.overrides]
+    by_pair: dict[tuple[str, str], dict[str, Config]] = {}
+    for combinations in lines:
+        of_line: dict[tuple[str, str], dict[str, Config]] = {}
+        for combination in combinations:
+            config = compose(combination)
+            config = replace(config, results=str(results or sweep.results or config.results))
+            method, target = config.method["name"], config.target["name"]
+            if any(fnmatch(f"{method}/{target}", pattern) for pattern in sweep.exclude):
+                continue
+            same = of_line.setdefault((method, target), {})
+            known = same.get(config.config_id)
+            seeds = sorted({*known.seeds, *config.seeds}) if known else config.seeds
+            same[config.config_id] = replace(config, seeds=seeds)
+        by_pair |= of_line
+    return [config for configs in by_pair.values() for config in configs.values()]
+
+
+def longest_first(cells: list[Cell], store: Store) -> list[Cell]:
+    """Cells by estimated time, unknown ones first: a long cell should not be the last one running."""
+    pace: dict[tuple[str, str], float] = {}
+    for record in store.load()[0]:
+        cost = record.get("cost") or {}
+        if cost.get("seconds") and cost.get("iterations"):
+            pace[record["method"], record["target"]] = cost["seconds"] / cost["iterations"]
+
+    def estimate(cell: Cell) -> float:
+        return pace.get((cell.method, cell.target), float("inf")) * cell.config.train["iterations"]
+
+    return sorted(cells, key=estimate, reverse=True)

@@ -1,0 +1,127 @@
+"""Cells in fresh processes: a crash costs one cell, and memory is given back after each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.run import execute
+from bench.store import Record
+from bench.sweep.plan import Cell
+
+Task = Callable[..., list[Record]]
+"""``bench.run.execute``, or what a test puts in its place; must be importable, as it is sent by name."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a cell ended: the status of each seed, or what went wrong."""
+
+    cell: Cell
+    statuses: dict[int, str]
+    seconds: float
+    error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or any(status in ("failed", "timeout") for status in self.statuses.values())
+
+
+@dataclass
+class _Child:
+    process: BaseProcess
+    receiver: Connection
+    cell: Cell
+    started: float
+    log: Path
+
+
+def run_cells(cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute) -> Iterator[Result]:
+    """Run cells, at most ``jobs`` at once, and yield each result as it comes.
+
+    Leaving the iteration early (Ctrl-C) interrupts the children, which then release their claims.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.sweep.preload"])
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, running = list(cells), dict[int, _Child]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                child = _start(context, waiting.pop(0), retry, logs, task)
+                running[child.process.sentinel] = child
+            for sentinel in wait(list(running)):
+                yield _result(running.pop(sentinel))  # type: ignore[call-overload]
+    finally:
+        _stop([child.process for child in running.values()])
+
+
+def _start(context: Any, cell: Cell, retry: bool, logs: Path, task: Task) -> _Child:
+    log = logs / f"{cell.method}_{cell.target}_{cell.config.config_id}.log"
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child_main, args=(task, cell.config, retry, log, sender), daemon=True)
+    process.start()
+    sender.close()
+    return _Child(process, receiver, cell, time.monotonic(), log)
+
+
+def _result(child: _Child) -> Result:
+    child.process.join()
+    seconds = time.monotonic() - child.started
+    statuses: dict[int, str] = {}
+    try:
+        statuses, error = child.receiver.recv()
+    except EOFError:
+        code = child.process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        error = f"the process {how}; its output is in {child.log}"
+    child.receiver.close()
+    return Result(child.cell, statuses, seconds, error)
+
+
+def _stop(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + 10
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+
+
+def _child_main(task: Task, config: Any, retry: bool, log: Path, sender: Connection) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        records = task(config, retry=retry)
+    except UserError as error:
+        sender.send(({}, str(error)[:4000]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        sender.send(({record["seed"]: record["status"] for record in records}, None))
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

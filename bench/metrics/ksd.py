@@ -25,12 +25,9 @@ def stein_kernel(x: Tensor, score: Tensor, c: float, beta: float) -> Tensor:
     s_x = (score * x).sum(1)
     cross = score @ x.T
     s_i_r, s_j_r = s_x[:, None] - cross, cross.T - s_x  # s_i . (x_i - x_j) and s_j . (x_i - x_j)
-    return (
-        (score @ score.T) * g**beta
-        + 2 * beta * g ** (beta - 1) * (s_j_r - s_i_r)
-        - 2 * beta * x.shape[1] * g ** (beta - 1)
-        - 4 * beta * (beta - 1) * g ** (beta - 2) * r2
-    )
+    k = g**beta
+    slope = 2 * beta * k / g
+    return (score @ score.T) * k + slope * (s_j_r - s_i_r - x.shape[1] - 2 * (beta - 1) * r2 / g)
 
 
 def ksd2_unbiased(x: Tensor, score: Tensor, c: float, beta: float) -> float:

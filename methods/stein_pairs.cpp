@@ -13,6 +13,10 @@
 #include <limits>
 #include <vector>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace {
 
 enum Kernel { GAUSSIAN = 0, IMQ = 1, LAPLACE = 2, RIESZ = 3 };
@@ -74,48 +78,68 @@ inline float slope(float difference) {
 
 inline float sign(float v) { return static_cast<float>(v > 0) - static_cast<float>(v < 0); }
 
+#ifdef __AVX2__
+struct Compress {  // for each 8-bit mask, the lanes that are set, first
+    alignas(32) int32_t lanes[256][8];
+    Compress() {
+        for (int mask = 0; mask < 256; ++mask)
+            for (int lane = 0, n = 0; lane < 8; ++lane)
+                if (lanes[mask][lane] = 0, mask >> lane & 1) lanes[mask][n++] = lane;
+    }
+};
+const Compress compress;
+#endif
+
+// Copies the values of v[0..n) in [low, high] to out (room for n + 8), in order; returns how many.
+int64_t collect(const int32_t* v, int64_t n, int32_t low, int32_t high, int32_t* out) {
+    int64_t count = 0, i = 0;
+#ifdef __AVX2__
+    const __m256i lows = _mm256_set1_epi32(low), highs = _mm256_set1_epi32(high);
+    for (; i + 8 <= n; i += 8) {
+        const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(v + i));
+        const __m256i out_of = _mm256_or_si256(_mm256_cmpgt_epi32(lows, a), _mm256_cmpgt_epi32(a, highs));
+        const int mask = ~_mm256_movemask_ps(_mm256_castsi256_ps(out_of)) & 255;
+        const __m256i lanes = _mm256_load_si256(reinterpret_cast<const __m256i*>(compress.lanes[mask]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + count), _mm256_permutevar8x32_epi32(a, lanes));
+        count += __builtin_popcount(mask);
+    }
+#endif
+    for (; i < n; ++i) {  // branch-free: a value outside is overwritten by the next one
+        out[count] = v[i];
+        count += (v[i] >= low) & (v[i] <= high);
+    }
+    return count;
+}
+
 // The value of given rank (from 0) among v[0..n), on bits: non-negative floats order as integers.  A strided sample gives
-// a bracket, one branch-free pass counts below it and collects inside it (Floyd & Rivest 1975); exact in every case.
-int32_t select(const int32_t* v, int64_t n, int64_t rank) {
+// a bracket, one pass counts below it and collects inside it (Floyd & Rivest 1975); exact whatever the sample says.
+// `room` holds at least select_room(n) values.
+int32_t select(const int32_t* v, int64_t n, int64_t rank, int32_t* room) {
     if (n > 2048) {
         int64_t size = static_cast<int64_t>(std::cbrt(static_cast<double>(n) * static_cast<double>(n)));
         const int64_t stride = (n / size) | 1;  // odd, so that it walks through the columns of a padded row
         size = n / stride;
-        std::vector<int32_t> sample(size);
-        for (int64_t i = 0; i < size; ++i) sample[i] = v[i * stride];
+        for (int64_t i = 0; i < size; ++i) room[i] = v[i * stride];
         const double at = static_cast<double>(rank) / static_cast<double>(n) * static_cast<double>(size);
         const double margin = 2.0 * std::sqrt(static_cast<double>(size));  // four standard deviations
         const int64_t low_rank = static_cast<int64_t>(at - margin), high_rank = static_cast<int64_t>(at + margin);
-        const int32_t low = low_rank < 0 ? 0 : select(sample.data(), size, low_rank);
-        const int32_t high = high_rank >= size ? INT32_MAX : select(sample.data(), size, high_rank);
-        const uint32_t width = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
-        static thread_local std::vector<int32_t> scratch;  // a fresh megabyte per call would cost its page faults
-        std::vector<int32_t> inside;
-        inside.swap(scratch);  // taken for the length of this frame: the function calls itself
-        if (static_cast<int64_t>(inside.size()) < n) inside.resize(n);
-        int64_t below = 0, count = 0;
-        for (int64_t start = 0; start < n; start += 4096) {
-            const int64_t end = std::min(n, start + 4096);
-            int32_t less = 0;
-            for (int64_t i = start; i < end; ++i) less += v[i] < low;
-            below += less;
-            for (int64_t i = start; i < end; ++i) {
-                inside[count] = v[i];
-                count += static_cast<uint32_t>(v[i]) - static_cast<uint32_t>(low) <= width;
-            }
-        }
-        const bool found = below <= rank && rank < below + count && count < n;
-        int32_t value = 0;
-        if (found) value = select(inside.data(), count, rank - below);
-        scratch.swap(inside);
-        if (found) return value;
+        const int32_t low = at < margin ? INT32_MIN : select(room, size, low_rank, room + size);
+        const int32_t high = high_rank >= size ? INT32_MAX : select(room, size, high_rank, room + size);
+        int64_t below = 0;
+        for (int64_t i = 0; i < n; ++i) below += v[i] < low;
+        const int64_t count = collect(v, n, low, high, room);
+        if (below <= rank && rank < below + count && count <= n / 2)
+            return select(room, count, rank - below, room + count);
     }
-    std::vector<int32_t> copy(v, v + n);
-    std::nth_element(copy.begin(), copy.begin() + rank, copy.end());
-    return copy[rank];
+    std::copy(v, v + n, room);
+    std::nth_element(room, room + rank, room + n);
+    return room[rank];
 }
 
+inline int64_t select_room(int64_t n) { return 2 * n + 4096; }
+
 struct Work {  // reused between calls of a thread; nothing in it outlives one call's meaning
+    std::vector<int32_t> room;
     std::vector<float> yt, gt, D, gy, gg, K, P, A, row_weight, column_weight;
     std::vector<double> gy_sum, gg_sum, column_sum;
 };
@@ -167,7 +191,8 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
     }
 
     // ---- pass 2: the median.  Padding lies above it, so ranks from below are those of the N M real values.
-    int32_t bits = select(reinterpret_cast<const int32_t*>(D), N * Mp, (N * M - 1) / 2);
+    if (static_cast<int64_t>(w.room.size()) < select_room(N * Mp)) w.room.resize(select_room(N * Mp));
+    int32_t bits = select(reinterpret_cast<const int32_t*>(D), N * Mp, (N * M - 1) / 2, w.room.data());
     if (bandwidth == BISECTION) bits = (bits & -(1 << BISECTION_LOW_BITS)) | (1 << (BISECTION_LOW_BITS - 1));
     float m;
     std::memcpy(&m, &bits, 4);
@@ -204,6 +229,8 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
                     for (int64_t j = 0; j < Mp; ++j) A[j] += fi * gc[j];
                 }
             }
+            float fi[DIM ? DIM : 1];
+            for (int c = 0; c < DIM; ++c) fi[c] = f[i * DIM + c];
             const int32_t skip = ustat ? static_cast<int32_t>(i) : -1;
             float sum_ka = 0, sum_ps = 0, sum_p = 0;
             int32_t hits = 0;
@@ -211,7 +238,7 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
             for (int32_t j = 0; j < static_cast<int32_t>(Mp); ++j) {
                 float a = 0;
                 if (DIM)
-                    for (int c = 0; c < DIM; ++c) a += f[i * DIM + c] * gt[c * Mp + j];
+                    for (int c = 0; c < DIM; ++c) a += fi[c] * gt[c * Mp + j];
                 else
                     a = A[j];
                 float s = row[j] * scale, k, dk;
@@ -221,14 +248,15 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
                 k = j == skip ? 0.0f : k;
                 const float p = dk * a;
                 k_row[j] = k, p_row[j] = p;
-                sum_ka += k * a, sum_ps += p * s, sum_p += p;
+                sum_ka += k * a, sum_ps += p * s;
+                if (KERNEL == RIESZ) sum_p += p;
                 hits += row[j] == median;
             }
             total += sum_ka, pull += sum_ps, w.row_weight[i] = sum_p * scale;
             if (hits) ties += hits, tied_rows.push_back(i);
         }
         for (int64_t c = 0; c < d; ++c) {
-            float xr[ROWS], fr[ROWS], sx[ROWS] = {0}, sf[ROWS] = {0};
+            float xr[ROWS], fr[ROWS];
             for (int64_t r = 0; r < ROWS; ++r) {
                 const int64_t i = r < rows ? first + r : first;
                 xr[r] = x[i * d + c], fr[r] = f[i * d + c];
@@ -248,7 +276,7 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
                 sf0 += k0 * gj, sf1 += k1 * gj, sf2 += k2 * gj, sf3 += k3 * gj;
                 ggc[j] += (k0 * fr[0] + k1 * fr[1]) + (k2 * fr[2] + k3 * fr[3]);
             }
-            sx[0] = sx0, sx[1] = sx1, sx[2] = sx2, sx[3] = sx3, sf[0] = sf0, sf[1] = sf1, sf[2] = sf2, sf[3] = sf3;
+            const float sx[ROWS] = {sx0, sx1, sx2, sx3}, sf[ROWS] = {sf0, sf1, sf2, sf3};
             for (int64_t r = 0; r < rows; ++r) gx[(first + r) * d + c] = sx[r], gf[(first + r) * d + c] = sf[r];
         }
         if (KERNEL == RIESZ)

@@ -1,0 +1,101 @@
+"""The semi-implicit family shared by SIVI, SIVI-SM, KSIVI and others, and the base class of methods that fit it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from methods.base import Clock, Method, Noise
+
+Activation = Literal["relu", "tanh"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, activation: Activation = "relu") -> nn.Sequential:
+    """Linear layers with the activation between them; PyTorch's default initialisation."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise((n_in, *hidden, n_out)):
+        layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def anneal(clock: Clock, fraction: float) -> Tensor | float:
+    """min(1, 0.1 + t / W) with W = fraction * iterations, t = 1 at the first step; 1 for fraction 0.
+
+    The factor on the target's score in the code of SIVI-SM and KSIVI (there W = iterations // warm_ratio).
+    """
+    if fraction == 0:
+        return 1.0
+    return torch.clamp(0.1 + (clock.step + 1) / (clock.total * fraction), max=1.0)
+
+
+class SemiImplicit(nn.Module):
+    """q(x) = E_z q(x | z),  q(x | z) = N(mu(z), diag sigma^2),  z ~ N(0, I_k)  (Yin & Zhou 2018, arXiv:1805.11183).
+
+    mu is an MLP (``mean``); log sigma^2 is one global vector, clamped below, as in the code of SIVI-SM and KSIVI.
+
+    Args:
+        dim: d, dimension of x.
+        noise_dim: k, dimension of z.
+        hidden: sizes of the hidden layers of mu.
+        log_var: initial value of log sigma^2, in every coordinate.
+        log_var_min: lower clamp of log sigma^2.
+        activation: ``relu`` or ``tanh``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        noise_dim: int,
+        hidden: tuple[int, ...] = (50, 50),
+        *,
+        log_var: float = 0.0,
+        log_var_min: float = -20.0,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.dim, self.noise_dim, self.log_var_min = dim, noise_dim, log_var_min
+        self.mean = mlp(noise_dim, tuple(hidden), dim, activation)
+        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)))
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of q(x | z), [d]."""
+        return torch.exp(self.log_var.clamp(min=self.log_var_min) / 2)
+
+    def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """x = mu(z) + sigma xi and u = xi / sigma = -grad_x log q(x | z); z [..., k], xi [..., d] -> two [..., d]."""
+        sigma = self.sigma
+        return self.mean(z) + sigma * xi, xi / sigma
+
+    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """n pairs (x, u), [n, d] each."""
+        return self(noise.normal(n, self.noise_dim), noise.normal(n, self.dim))
+
+    def mixing(self, n: int, noise: Noise) -> Tensor:
+        """n draws z, [n, k]."""
+        return noise.normal(n, self.noise_dim)
+
+    def conditional(self, z: Tensor) -> Distribution:
+        """q(x | z), batch shape z.shape[:-1], event shape [d]."""
+        mean = self.mean(z)
+        return Independent(Normal(mean, self.sigma.expand_as(mean)), 1)
+
+
+class SemiImplicitMethod(Method):
+    """A method whose variational family is a ``SemiImplicit``; subclasses set ``self.q``."""
+
+    q: SemiImplicit
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        return self.q.draw(n, noise)[0]
+
+    def mixing(self, n: int, noise: Noise) -> Tensor:
+        return self.q.mixing(n, noise)
+
+    def conditional(self, z: Tensor) -> Distribution:
+        return self.q.conditional(z)

@@ -93,9 +93,14 @@ def test_a_target_that_may_have_several_modes_is_refused(tmp_path: Path) -> None
         regenerate("multimodal", tmp_path)
 
 
+def test_a_burn_in_too_short_to_adapt_is_refused() -> None:
+    with pytest.raises(UserError, match="raise burn_in"):
+        generate(Correlated(), chains=1, burn_in=3, draws=10, thin=1)
+
+
 def test_chains_that_did_not_converge_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did not converge"):
-        regenerate("blr_breast_cancer", tmp_path, chains=8, burn_in=30, draws=20, thin=10)
+        regenerate("blr_breast_cancer", tmp_path, chains=16, burn_in=60, draws=20, thin=10)
     assert not list(tmp_path.iterdir())
 
 

@@ -74,6 +74,9 @@ def mala(
         scale: lower triangular preconditioner of the first part, [d, d].
         chains, burn_in, draws: number of chains and of iterations per chain before and after adaptation stops.
         generator: CPU generator of all randomness.
+
+    Raises:
+        UserError: burn-in is too short to estimate a covariance.
     """
     sampler = _Sampler(target, mode, scale, mode + OVERDISPERSION * _normal(chains, target.dim, generator) @ scale.T)
     third = burn_in // 3
@@ -81,7 +84,13 @@ def mala(
         found = sampler.run(third, generator, adapt=True)
         if part < 2:
             recent = found[:, third // 2 :].flatten(0, 1)
-            sampler.precondition(recent.mean(0), torch.linalg.cholesky(recent.T.cov()))
+            chol, failed = torch.linalg.cholesky_ex(recent.T.cov())
+            if failed:
+                raise UserError(
+                    f"{burn_in} iterations of burn-in of {chains} chains do not determine a {target.dim}-d covariance",
+                    "raise burn_in or chains",
+                )
+            sampler.precondition(recent.mean(0), chol)
     kept = sampler.run(draws, generator, adapt=False)
     return Chains(kept, sampler.acceptance, sampler.step)
 

@@ -67,7 +67,9 @@ def load_info(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise UserError(f"no reference draws of {name}: {path} is missing", f"sivibench reference {name}") from error
+        raise UserError(
+            f"no reference draws of {name}: {path} is missing", f"make them: sivibench reference {name}"
+        ) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error})", f"make it again: sivibench reference {name}") from error
 

@@ -32,7 +32,7 @@ def loss_curves(section: Section, colours: dict[str, str], prefix: str) -> str |
     if not found:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(found), 4, 2.6, 1.9)
+        figure, axes = panels(len(found), 4, 3.0, 2.0)
         for axis, (label, player, curve) in zip(axes, found, strict=True):
             _draw(axis, curve, colours.get(label, "C0"))
             axis.set_title(f"{label} · {player}" if player else label)
@@ -53,7 +53,7 @@ def metric_curves(section: Section, colours: dict[str, str], prefix: str) -> str
         return None
     names = [metric for metric, _ in found]
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(found), 2, 5.4, 3.2)
+        figure, axes = panels(len(found), 2, 7.5 if len(found) == 1 else 6.0, 3.4)
         for axis, ((metric, protocol), lines) in zip(axes, sorted(found.items()), strict=True):
             for label, curve in lines:
                 _draw(axis, curve, colours.get(label, "C0"), label)

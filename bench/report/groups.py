@@ -71,9 +71,11 @@ def group(records: Iterable[Record]) -> list[Group]:
     for record in ordered(records):
         target = {"name": record["target"], **record["config"].get("target", {})}
         by_problem[json.dumps(target, sort_keys=True)][record["config_id"]].append(record)
+    examples = [{key: rows[0] for key, rows in members.items()} for members in by_problem.values()]
+    keys = _telling_keys(examples)
     groups = []
-    for problem, members in zip(_problems(list(by_problem)), by_problem.values(), strict=True):
-        labels = _row_labels({key: rows[0] for key, rows in members.items()})
+    for problem, members, example in zip(_problems(list(by_problem)), by_problem.values(), examples, strict=True):
+        labels = _row_labels(example, keys)
         for key, rows in members.items():
             groups.append(Group(problem, rows[0]["method"], key, labels[key], tuple(rows)))
     return sorted(groups, key=lambda g: (g.problem.label, g.label, g.config_id))
@@ -117,7 +119,8 @@ def _problems(keys: list[str]) -> list[Problem]:
         same = [c for c in configs if c["name"] == config["name"]]
         label = config["name"]
         if len(same) > 1:
-            label += f" ({setting(differing(same)[same.index(config)])})"
+            difference = setting(differing(same)[same.index(config)])
+            label += f" ({difference})" if difference else ""
         elif extra := catalog.changed("target", config):
             # parameters of a target that is not registered any more may all be defaults
             label += f" ({setting(extra)})" if catalog.is_registered("target", config["name"]) else ""
@@ -125,15 +128,31 @@ def _problems(keys: list[str]) -> list[Problem]:
     return found
 
 
-def _row_labels(examples: dict[str, Record]) -> dict[str, str]:
-    """config_id -> label; configurations of one method are told apart by what differs between them."""
-    by_method: dict[str, list[str]] = defaultdict(list)
-    for config_id, record in examples.items():
-        by_method[record["method"]].append(config_id)
+def _own(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record["config"].items() if key != "target"}
+
+
+def _telling_keys(problems: list[dict[str, Record]]) -> dict[str, set[str]]:
+    """Method -> the settings that tell its configurations apart on any one problem.
+
+    They label the method's rows on every problem, so that the same configuration is called the same everywhere;
+    settings that differ only between problems (tuned per target) are not named.
+    """
+    keys: dict[str, set[str]] = defaultdict(set)
+    for examples in problems:
+        for method in {record["method"] for record in examples.values()}:
+            configs = [_own(record) for record in examples.values() if record["method"] == method]
+            for difference in differing(configs):
+                keys[method] |= set(difference)
+    return keys
+
+
+def _row_labels(examples: dict[str, Record], keys: dict[str, set[str]]) -> dict[str, str]:
+    """config_id -> label, unique within one problem."""
     labels = {}
-    for method, ids in by_method.items():
-        configs = [{k: v for k, v in examples[i]["config"].items() if k != "target"} for i in ids]
-        for config_id, difference in zip(ids, differing(configs), strict=True):
-            labels[config_id] = method if len(ids) == 1 else f"{method} ({setting(difference) or config_id})"
+    for config_id, record in examples.items():
+        method = record["method"]
+        shown = setting({key: value for key, value in sorted(flatten(_own(record)).items()) if key in keys[method]})
+        labels[config_id] = f"{method} ({shown})" if shown else method
     clashes = Counter(labels.values())
     return {i: label if clashes[label] == 1 else f"{label} [{i}]" for i, label in labels.items()}

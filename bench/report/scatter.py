@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import matplotlib
 import numpy as np
 import torch
@@ -18,6 +20,29 @@ MASSES = (0.25, 0.5, 0.75, 0.95)
 Window = tuple[tuple[float, float], tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Backdrop:
+    """What the draws are laid over: a density on a grid, or exact draws, or nothing."""
+
+    caption: str = ""
+    x: np.ndarray | None = None
+    y: np.ndarray | None = None
+    density: np.ndarray | None = None
+    levels: tuple[float, ...] = ()
+    """Ascending; the super-level sets hold the MASSES."""
+    draws: np.ndarray | None = None
+
+    def draw(self, axis: Axes) -> None:
+        if self.density is not None:
+            levels = list(self.levels)
+            # grey, not INK: a rasterised layer cannot follow the page's colour, and as paths it would be large
+            filled = axis.contourf(self.x, self.y, self.density, levels=[*levels, np.inf], colors="#888888", alpha=0.12)
+            filled.set_rasterized(True)
+            axis.contour(self.x, self.y, self.density, levels=levels, colors=INK, linewidths=0.6, alpha=0.6)
+        if self.draws is not None:
+            axis.plot(*self.draws.T, ".", color="#888888", markersize=2, alpha=0.35, markeredgewidth=0, rasterized=True)
+
+
 def scatter(section: Section, colours: dict[str, str], prefix: str) -> tuple[str, str] | None:
     """(SVG, caption) with one panel per configuration that kept draws, or None if none did.
 
@@ -31,21 +56,22 @@ def scatter(section: Section, colours: dict[str, str], prefix: str) -> tuple[str
     if not shown:
         return None
     target, problem = _target(section)
-    window = _window(target, [draws for _, _, draws in shown])
+    backdrop = _backdrop(target) if target is not None else Backdrop()
+    window = _window(backdrop, [draws for _, _, draws in shown])
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(shown), 4, 2.6, 2.75)
+        figure, axes = panels(len(shown), 4, 3.0, 2.9)
         for axis, (label, seed, draws) in zip(axes, shown, strict=True):
-            background = _background(axis, target, window) if target is not None else ""
-            axis.plot(*draws.T, ".", color=colours.get(label, "C0"), markersize=3, alpha=0.8, markeredgewidth=0,
-                      rasterized=True)
-            axis.set(xlim=window[0], ylim=window[1], title=f"{label} (seed {seed})", xticks=[], yticks=[])
-            axis.set_aspect("auto")
+            backdrop.draw(axis)
+            colour = colours.get(label, "C0")
+            axis.plot(*draws.T, ".", color=colour, markersize=4, alpha=0.8, markeredgewidth=0, rasterized=True)
+            axis.set(xlim=window[0], ylim=window[1], title=f"{label} · seed {seed}")
+            axis.locator_params(nbins=5)
             axis.spines[["top", "right"]].set_visible(True)
         svg = to_svg(figure, prefix, f"Draws of {len(shown)} fits on {section.problem.label}")
     inside = min(float(_inside(draws, window).mean()) for _, _, draws in shown)
-    caption = f"Draws of the first finished seed{background if target is not None else ''}."
+    caption = f"Draws of the first finished seed{backdrop.caption}."
     caption += f" Density not drawn: {problem}." if problem else ""
-    caption += f" At least {inside:.0%} of each method's draws lie inside the window." if inside < 1 else ""
+    caption += f" At least {inside:.0%} of each method's draws lie inside the picture." if inside < 1 else ""
     return svg, caption
 
 
@@ -60,42 +86,46 @@ def _target(section: Section) -> tuple[Target | None, str]:
         return None, f"{name} cannot be built from its record ({type(error).__name__})"
 
 
-def _window(target: Target | None, draws: list[np.ndarray]) -> Window:
-    if target is not None and target.window is not None:
-        (a, b), (c, d) = target.window
-        return (float(a), float(b)), (float(c), float(d))
-    low, high = np.quantile(np.concatenate(draws), [0.01, 0.99], axis=0)
-    margin = 0.15 * (high - low) + 1e-6
-    (a, c), (b, d) = (low - margin).tolist(), (high + margin).tolist()
-    return (a, b), (c, d)
-
-
-def _background(axis: Axes, target: Target, window: Window) -> str:
-    """Draw the density (or, without one, exact draws); returns what was drawn."""
-    x, y = (torch.linspace(*side, GRID) for side in window)
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    try:
+def _backdrop(target: Target) -> Backdrop:
+    if "log_prob" in target.provides and target.window is not None:
+        x, y = (torch.linspace(*side, GRID) for side in target.window)
+        points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
         with torch.no_grad():
-            log_density = target.log_prob(points.reshape(-1, 2)).double().reshape(GRID, GRID).numpy()
-    except Unsupported:
-        return _truth(axis, target)
-    density = np.exp(log_density - log_density.max())
-    # highest-density regions: the level whose super-level set holds a given share of the mass
-    ranked = np.sort(density.ravel())[::-1]
-    mass = np.cumsum(ranked) / ranked.sum()
-    levels = sorted({float(ranked[min(int(np.searchsorted(mass, m)), ranked.size - 1)]) for m in MASSES})
-    axis.contour(x.numpy(), y.numpy(), density, levels=levels, colors=INK, linewidths=0.6, alpha=0.55)
-    shares = ", ".join(f"{m:.0%}" for m in MASSES)
-    return f" over the target's density; lines enclose {shares} of its mass inside the window"
-
-
-def _truth(axis: Axes, target: Target) -> str:
+            log_density = target.log_prob(points).double().reshape(GRID, GRID).numpy()
+        density = np.exp(log_density - np.nanmax(log_density))
+        # highest-density regions: the level whose super-level set holds a given share of the mass
+        ranked = np.sort(density.ravel())[::-1]
+        mass = np.cumsum(ranked) / ranked.sum()
+        levels = tuple(sorted({float(ranked[min(int(np.searchsorted(mass, m)), len(ranked) - 1)]) for m in MASSES}))
+        shares = ", ".join(f"{m:.0%}" for m in MASSES)
+        caption = f" over the target's density; the lines enclose {shares} of its mass"
+        return Backdrop(caption, x.numpy(), y.numpy(), density, levels)
     try:
         draws = target.truth(1000, generator("report", "truth")).numpy()
     except Unsupported:
-        return ""
-    axis.plot(*draws.T, ".", color="#888888", markersize=2, alpha=0.35, markeredgewidth=0, rasterized=True)
-    return " over 1000 draws of the target (grey)"
+        return Backdrop()
+    return Backdrop(" over 1000 draws of the target (grey)", draws=draws)
+
+
+def _window(backdrop: Backdrop, draws: list[np.ndarray]) -> Window:
+    """The box of the bulk of the target and of every method's draws: a wide grid would leave the picture empty."""
+    points = [np.quantile(d, [0.005, 0.995], axis=0) for d in draws]
+    if backdrop.density is not None:
+        assert backdrop.x is not None and backdrop.y is not None
+        rows, columns = np.nonzero(backdrop.density >= backdrop.levels[0])
+        points.append(np.stack([backdrop.x[columns], backdrop.y[rows]], axis=1))
+    if backdrop.draws is not None:
+        points.append(backdrop.draws)
+    everything = np.concatenate(points)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    if backdrop.density is not None:
+        # a method that has blown up must not shrink the target to a dot
+        assert backdrop.x is not None and backdrop.y is not None
+        low = np.maximum(low, [backdrop.x[0], backdrop.y[0]])
+        high = np.minimum(high, [backdrop.x[-1], backdrop.y[-1]])
+    margin = 0.06 * (high - low) + 1e-6
+    (a, c), (b, d) = (low - margin).tolist(), (high + margin).tolist()
+    return (a, b), (c, d)
 
 
 def _inside(draws: np.ndarray, window: Window) -> np.ndarray:

@@ -100,9 +100,9 @@ def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:
     for record in (r for g in groups for r in g.records):
         seen |= dict.fromkeys(record.get("metrics") or ()) | dict.fromkeys(record.get("skipped_metrics") or ())
     declared = catalog.target_metrics(problem.name)
-    # the headline is shown even where nobody has a value: that every run failed is a result
-    headline = declared[:1] or tuple(seen)[:1] or ("no metric",)
-    return list(dict.fromkeys([*headline, *(m for m in declared if m in seen), *seen]))
+    measured = [m for m in declared if m in seen]
+    # where every run failed the headline is shown all the same: that is a result
+    return list(dict.fromkeys([*measured, *seen])) or list(declared[:1] or ("no metric",))
 
 
 def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[Board]:

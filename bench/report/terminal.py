@@ -51,7 +51,7 @@ def _board_row(board: Board, row: Row) -> list[str]:
     line = [cells.rank(row), row.label, cells.value(row), cells.bounds(row), cells.median(row), cells.seeds(row)]
     line.append(cells.failed(row))
     if board.has_floor:
-        line.append(cells.number(row.floor))
+        line.append(cells.number(row.floor, 3))
     if board.has_published:
         line.append("; ".join(f"{cells.published(p)} {cells.source(p)}" for p in row.published) or "-")
     return [*line, cells.seconds(row.seconds), cells.count(row.evaluations), row.reason]

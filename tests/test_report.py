@@ -1,0 +1,243 @@
+"""Reports from synthetic records: what is shown, what never mixes, and that bytes repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+import bench.registry
+from bench.errors import UserError
+from bench.registry import Entry
+from bench.report import as_json, render_terminal, write_report
+from bench.report.groups import group
+from bench.report.published import DEFAULT_PATH, find, rows
+from bench.report.table import build
+
+PROTOCOL = {"metric": "js_made_up", "version": 1, "bins": 64}
+
+
+def record(method="alpha", target="ring", seed=0, value=0.1, *, status="done", iterations=50, protocol=None, **changes):
+    """A run record with one metric ``js_made_up``, curves and draws."""
+    protocol = protocol or PROTOCOL
+    protocol_id = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+    config = {
+        "method": {"name": method, "version": 1, "batch": 500},
+        "target": {"name": target, "version": 1},
+        "train": {"iterations": iterations},
+        "eval": {"curve_points": 2},
+    }
+    config_id = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
+    done = status == "done"
+    rng = np.random.default_rng([seed, len(method), len(target)])
+    made = {
+        "schema": 1,
+        "run_id": f"{config_id}-s{seed}",
+        "config_id": config_id,
+        "seed": seed,
+        "method": method,
+        "target": target,
+        "status": status,
+        "config": config,
+        "metrics": {"js_made_up": {"value": value, "floor": 0.001, "protocol": protocol_id}} if done else {},
+        "protocols": {protocol_id: protocol} if done else {},
+        "skipped_metrics": {},
+        "curve": {
+            "loss": {"q": {"step": [10, 20], "value": [1.0, 0.5 + 0.1 * seed]}},
+            "metrics": {"js_made_up": {"step": [10, 20], "value": [0.5, 0.2], "protocol": "ffee0011"}},
+        },
+        "diverged_at": 13 if status == "diverged" else None,
+        "samples": rng.normal(size=(20, 2)).round(3).tolist() if done else None,
+        "parameters_sha256": "0",
+        "cost": {"seconds": 8.0, "seeds_sharing": 4, "iterations": iterations, "target_evaluations": 25000},
+        "env": {"git": "0123456789abcdef", "dirty": False, "device": "cpu", "device_name": "CPU"},
+        "error": "Traceback\nValueError: <boom>" if status == "failed" else None,
+        "created": "2026-11-21T00:00:00Z",
+    }
+    return made | changes
+
+
+def fits(method, values, target="ring", **changes):
+    """One record per value, seeds from 0."""
+    return [record(method, target, seed, value, **changes) for seed, value in enumerate(values)]
+
+
+ALPHA = (0.10, 0.11, 0.09, 0.105)
+BETA = (0.11, 0.10, 0.095, 0.10)
+GAMMA = (0.50, 0.52, 0.49, 0.51)
+
+
+def only_board(records):
+    """The board of a report that has just one."""
+    (section,) = build(records).sections
+    (board,) = section.boards
+    return board
+
+
+def test_ties_share_a_rank():
+    board = only_board(fits("alpha", ALPHA) + fits("beta", BETA) + fits("gamma", GAMMA))
+    assert {row.label: row.rank for row in board.rows} == {"alpha": 1, "beta": 1, "gamma": 3}
+
+
+def test_cost_is_per_seed_and_floor_is_shown():
+    (row,) = only_board(fits("alpha", ALPHA)).rows
+    assert (row.seconds, row.evaluations, row.floor) == (2.0, 25000, pytest.approx(0.001))
+
+
+def test_failed_seeds_are_shown_everywhere(tmp_path):
+    records = fits("alpha", ALPHA) + [record("alpha", seed=4, status="diverged"), record("beta", status="failed")]
+    board = only_board(records)
+    assert [row.label for row in board.rows] == ["alpha", "beta"]
+    assert board.rows[0].failures == {"diverged": 1} and board.rows[1].summary is None
+    paths = write_report(records, tmp_path, "t")
+    for text in (render_terminal(records), *(paths[kind].read_text() for kind in ("html", "md"))):
+        assert "1/5 diverged" in text and "1/1 failed" in text and "1†" in text
+    assert "seed 0 failed: ValueError: &lt;boom&gt;" in paths["html"].read_text()
+    assert "seed 4 diverged at step 13" in paths["html"].read_text()
+
+
+def test_value_that_is_not_finite_is_counted():
+    board = only_board([*fits("alpha", ALPHA), record("alpha", seed=4, value=float("nan"))])
+    assert board.rows[0].failures == {"not finite": 1} and board.rows[0].summary.n == 4
+
+
+def test_target_where_everything_failed_still_has_a_board():
+    board = only_board([record(status="timeout", seed=s) for s in range(2)])
+    assert board.rows[0].failures == {"timeout": 2} and board.rows[0].rank is None
+
+
+def test_two_protocols_never_share_a_board():
+    coarse = PROTOCOL | {"bins": 16}
+    records = fits("alpha", ALPHA) + fits("beta", BETA, protocol=coarse)
+    boards = build(records).sections[0].boards
+    assert len(boards) == 2
+    for board in boards:
+        assert sum(row.summary is not None for row in board.rows) == 1
+        assert [row.reason.split()[0] for row in board.rows if row.summary is None] == ["measured"]
+    assert sorted(board.distinct["bins"] for board in boards) == [16, 64]
+    assert "bins=16" in render_terminal(records)
+
+
+def test_seeds_of_one_row_with_two_protocols_are_not_pooled():
+    records = [*fits("alpha", ALPHA[:3]), record("alpha", seed=3, protocol=PROTOCOL | {"version": 2})]
+    counts = [row.summary.n for board in build(records).sections[0].boards for row in board.rows]
+    assert sorted(counts) == [1, 3]
+
+
+def test_configurations_are_separate_rows_named_by_their_difference():
+    board = only_board(fits("alpha", ALPHA) + fits("alpha", GAMMA, iterations=2000))
+    assert [row.label for row in board.rows] == ["alpha (iterations=50)", "alpha (iterations=2000)"]
+
+
+def test_configurations_of_a_target_are_separate_problems():
+    config = {"target": {"name": "ring", "version": 1, "width": 2}}
+    wide = [r | {"config": r["config"] | config} for r in fits("b", BETA)]
+    sections = build(fits("alpha", ALPHA) + wide).sections
+    assert [s.problem.label for s in sections] == ["ring", "ring (width=2)"]
+
+
+def test_missing_and_skipped_cells_say_why():
+    records = fits("alpha", ALPHA) + fits("alpha", ALPHA, target="cross") + fits("beta", BETA)
+    for r in records:
+        r["skipped_metrics"] = {"ksd": "has no score"} if r["method"] == "beta" else {}
+    by_name = {(b.problem.name, b.metric): b for s in build(records).sections for b in s.boards}
+    missing = by_name["cross", "js_made_up"].rows[-1]
+    assert (missing.label, missing.summary, missing.reason) == ("beta", None, "not run")
+    skipped = next(row for row in by_name["ring", "ksd"].rows if row.label == "beta")
+    assert skipped.reason == "has no score"
+    assert "has no score" in render_terminal(records) and "not run" in render_terminal(records)
+
+
+def test_duplicates_are_dropped_and_contradictions_refused():
+    assert len(group(fits("alpha", ALPHA) * 2)[0].records) == 4
+    with pytest.raises(UserError, match="two different records claim run"):
+        build([record(value=0.1), record(value=0.2)])
+
+
+def test_same_bytes_in_any_order(tmp_path):
+    records = fits("alpha", ALPHA) + fits("beta", BETA) + fits("gamma", GAMMA, target="cross")
+    shuffled = random.Random(0).sample(records, len(records))
+    first = {kind: path.read_bytes() for kind, path in write_report(records, tmp_path / "a", "t").items()}
+    second = {kind: path.read_bytes() for kind, path in write_report(shuffled, tmp_path / "b", "t").items()}
+    assert first == second
+    assert render_terminal(records) == render_terminal(shuffled)
+    assert json.dumps(as_json(records), allow_nan=False) == json.dumps(as_json(shuffled), allow_nan=False)
+
+
+def test_page_loads_nothing_and_escapes_names(tmp_path):
+    page = write_report(fits("alpha", ALPHA), tmp_path, "a <b> & c")["html"].read_text()
+    assert not re.findall(r"""(?:src|href|data)\s*=\s*["']?\s*(?:https?:)?//""", page)
+    assert "@import" not in page and "url(http" not in page
+    assert "<title>a &lt;b&gt; &amp; c</title>" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert set(links) <= set(ids)
+    assert page.count("<svg") == 3
+    assert "2026-11-21" in page and "0123456789" in page
+
+
+def test_command_reproduces_the_cell():
+    command = next(iter(as_json(fits("alpha", ALPHA))["targets"][0]["commands"].values()))
+    assert command == (
+        "sivibench run method=alpha target=ring seeds=4 method.batch=500 train.iterations=50 eval.curve_points=2"
+    )
+
+
+def test_markdown_tables_are_well_formed(tmp_path):
+    records = fits("alpha", ALPHA) + [record("be|ta", status="failed")] + fits("gamma", GAMMA, target="cross")
+    text = write_report(records, tmp_path, "t")["md"].read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
+    assert len(tables) == 3
+    for table in tables:
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(columns) == 1
+        assert re.fullmatch(r"\|( --- \|)+", table.splitlines()[1])
+
+
+def test_report_of_no_records(tmp_path):
+    assert "no records" in render_terminal([])
+    assert "No records" in write_report([], tmp_path, "empty")["html"].read_text()
+
+
+@pytest.fixture
+def papers(monkeypatch):
+    """A method and two metrics linked to published names, registered for one test only."""
+
+    class Made:
+        paper_name = "KPG-IS"
+
+    class Made2:
+        published_as = (("nll_target_draws", "nll-100k", "DGP (truth)"), ("kl_forward", "fkl-100k"))
+
+    class Made3:
+        published_as = (("kl_forward", "statcomp-xshape"),)
+
+    monkeypatch.setitem(bench.registry._ENTRIES["method"], "alpha", Entry("method", "alpha", Made, "", ""))
+    monkeypatch.setitem(bench.registry._ENTRIES["metric"], "js_made_up", Entry("metric", "js_made_up", Made2, "", ""))
+    monkeypatch.setitem(bench.registry._ENTRIES["metric"], "other", Entry("metric", "other", Made3, "", ""))
+
+
+def test_published_value_stands_beside_ours_and_is_not_ranked(papers, tmp_path):
+    (item,) = find("alpha", "banana", "js_made_up")
+    assert item.value == pytest.approx(2.0913 - 2.0024) and item.spread == 0.0026
+    assert "DGP (truth)" in item.quantity and "nll-100k" in item.quantity and item.citation == "KPG 2025, T3"
+    records = fits("alpha", ALPHA, target="banana") + fits("beta", BETA, target="banana")
+    board = build(records).sections[0].boards[0]
+    assert {row.label: len(row.published) for row in board.rows if row.rank} == {"alpha": 1, "beta": 0}
+    assert "nll-100k" in render_terminal(records)
+    assert "0.0889" in write_report(records, tmp_path, "t")["html"].read_text()
+
+
+def test_only_comparable_rows_are_ever_used(papers):
+    assert rows() and all(row["comparable"] == "yes" for row in rows())
+    # KSIVI on x_shaped has such a row, marked protocol_differs
+    assert "statcomp-xshape" in DEFAULT_PATH.read_text()
+    assert find("ksivi", "x_shaped", "other") == ()
+
+
+def test_absent_file_of_published_numbers(tmp_path, papers):
+    assert find("alpha", "banana", "js_made_up", tmp_path / "none.csv") == ()

@@ -57,10 +57,10 @@ class MatchScores(Method):
         x = self.mean + noise.normal(64, 2) @ self.tril.T
         design = torch.cat([x, torch.ones(64, 1)], dim=1)
         # s(x) = -P (x - m): a linear regression gives P and P m
-        solution = torch.linalg.solve(design.T @ design, design.T @ self.target.score(x))
-        covariance = torch.linalg.inv(-(solution[:2] + solution[:2].T) / 2)
+        solution = torch.linalg.solve_ex(design.T @ design, design.T @ self.target.score(x)).result
+        covariance = torch.linalg.inv_ex(-(solution[:2] + solution[:2].T) / 2).inverse
         mean = covariance @ solution[2]
-        return {"mean": mean, "tril": torch.linalg.cholesky(covariance), "moves": self.moves + 1}
+        return {"mean": mean, "tril": torch.linalg.cholesky_ex(covariance).L, "moves": self.moves + 1}
 
 
 def test_particle_method():

@@ -87,6 +87,7 @@ def fit(
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved)
     tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype)
+    tape.load(run.step)  # tracing runs the iteration once: on real noise
     started = time.perf_counter()
     advance = build(program, run.state, tape.tensors(), compile=compile and run.step < iterations)
     run.setup_seconds += time.perf_counter() - started

@@ -95,7 +95,7 @@ def test_a_target_that_may_have_several_modes_is_refused(tmp_path: Path) -> None
 
 def test_a_burn_in_too_short_to_adapt_is_refused() -> None:
     with pytest.raises(UserError, match="raise burn_in"):
-        generate(Correlated(), chains=1, burn_in=3, draws=10, thin=1)
+        generate(Correlated(), chains=2, burn_in=6, draws=10, thin=1)
 
 
 def test_chains_that_did_not_converge_are_not_written(tmp_path: Path) -> None:

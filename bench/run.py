@@ -110,9 +110,21 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
     if set(records) != set(seeds):
         raise RuntimeError(f"the engine returned records for seeds {sorted(records)} instead of {sorted(seeds)}")
     for seed in seeds:
-        records[seed]["cost"] = {**records[seed]["cost"], "attempts": attempts[seed]}
+        cost = records[seed]["cost"]
+        # The engine counts continuations from a checkpoint, the previous record counts what failed before.
+        records[seed]["cost"] = {**cost, "attempts": max(attempts[seed], cost.get("attempts", 1))}
         store.put(records[seed])
+    _discard_checkpoint(config, store, seeds)
     return records
+
+
+def _discard_checkpoint(config: Config, store: Store, seeds: Sequence[int]) -> None:
+    """Remove the group's checkpoint once each of its seeds has a record."""
+    from bench.fit.checkpoint import covering
+
+    checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
+    if len(finished(config, store, checkpoint.seeds)) == len(checkpoint.seeds):
+        checkpoint.discard()
 
 
 def _running(config: Config, seed: int, owner: dict[str, Any]) -> Record:

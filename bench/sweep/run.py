@@ -32,7 +32,6 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether anything failed, now or in an earlier call whose record was kept."""
-        kept = (record["status"] for cell in self.plan.cells for record in cell.records.values())
         ran = {result.cell.config.config_id for result in self.results}
         earlier = [cell for cell in self.plan.cells if cell.config.config_id not in ran]
         kept = (record["status"] for cell in earlier for record in cell.records.values())
@@ -159,9 +158,9 @@ def _report(plan: Plan, tell: Tell) -> Path:
     for cell in plan.cells:
         records += finished(cell.config, plan.store, cell.config.seeds).values()
     folder = plan.store.root if plan.sweep.results else plan.store.root / "reports" / plan.sweep.name
-    write_report(records, folder, plan.sweep.title)
-    tell(f"report: {folder}")
-    return folder
+    page = write_report(records, folder, plan.sweep.title)["html"]
+    tell(f"report: {page}")
+    return page
 
 
 def _clock(seconds: float) -> str:

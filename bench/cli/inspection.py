@@ -1,0 +1,105 @@
+"""``sivibench status``, ``show`` and ``check``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from bench import claims
+from bench.check import check_store
+from bench.cli.parser import print_json
+from bench.cli.runs import describe, number
+from bench.errors import UserError
+from bench.store import Store
+from bench.sweep import make_plan
+
+STATES = ("done", "failed", "diverged", "timeout", "running", "missing")
+
+
+def store_of(args: argparse.Namespace) -> Store:
+    """The results folder of a command that composes no configuration."""
+    return Store(args.results or os.environ.get("SIVIBENCH_RESULTS") or "results")
+
+
+def name_unreadable(errors: Iterable[UserError]) -> int:
+    """Name unreadable records on stderr; 1 if there are any."""
+    code = 0
+    for error in errors:
+        print(f"sivibench: {error}", file=sys.stderr)
+        code = 1
+    return code
+
+
+def status(args: argparse.Namespace) -> int:
+    """Counts by method and target; 1 if a record is unreadable."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    code = 0
+    if args.name:
+        plan = make_plan(args.name, results=args.results)
+        for cell in plan.cells:
+            counts[cell.method, cell.target].update(cell.counts())
+    else:
+        store = store_of(args)
+        records, unreadable = store.load()
+        code = name_unreadable(unreadable)
+        busy = claims.standing(store.claims)
+        for record in records:
+            if record["run_id"] not in busy:
+                counts[record["method"], record["target"]][record["status"]] += 1
+        for claim in busy.values():
+            counts[str(claim.get("method")), str(claim.get("target"))]["running"] += 1
+    rows = [{"method": m, "target": t, **{state: n[state] for state in STATES}} for (m, t), n in counts.items()]
+    rows.sort(key=lambda row: (row["target"], row["method"]))
+    if args.json:
+        print_json(rows)
+    elif not rows:
+        print("no runs")
+    else:
+        wide = max(len(f"{row['method']} x {row['target']}") for row in rows)
+        print(f"{'':{wide}}  " + "  ".join(f"{state:>8}" for state in STATES))
+        for row in rows:
+            pair = f"{row['method']} x {row['target']}"
+            print(f"{pair:{wide}}  " + "  ".join(f"{row[state] or '-':>8}" for state in STATES))
+    return code
+
+
+def show(args: argparse.Namespace) -> int:
+    """One record; curves and samples only with ``--json``."""
+    record = store_of(args).find(args.run_id)
+    if args.json:
+        print_json(record)
+        return 0
+    print(describe(record))
+    for part, values in record["config"].items():
+        settings = " ".join(f"{key}={value}" for key, value in values.items()) if isinstance(values, dict) else values
+        print(f"  {part}: {settings}")
+    for name, measured in record["metrics"].items():
+        floor = f"  floor {number(measured['floor'])}" if measured.get("floor") is not None else ""
+        print(f"  {name}: {number(measured['value'])}{floor}  protocol {measured['protocol']}")
+    for name, reason in record["skipped_metrics"].items():
+        print(f"  {name}: skipped, {reason}")
+    if record.get("diverged_at") is not None:
+        print(f"  diverged at step {record['diverged_at']}")
+    for part in ("cost", "env"):
+        print(f"  {part}: " + " ".join(f"{key}={value}" for key, value in record[part].items()))
+    print(f"  created: {record['created']}")
+    if record.get("error"):
+        print(record["error"])
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """All problems of the results folder; 1 if any is an error."""
+    store = store_of(args)
+    problems = check_store(store)
+    if args.json:
+        print_json([vars(problem) for problem in problems])
+    else:
+        for problem in problems:
+            print(problem)
+        errors = sum(problem.level == "error" for problem in problems)
+        print(f"{len(store.files())} records: {errors} errors, {len(problems) - errors} warnings")
+    return int(any(problem.level == "error" for problem in problems))

@@ -1,0 +1,94 @@
+"""Arguments of every command; what a command does is imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser.
+
+    Args:
+        given: the arguments to come; a command with arguments of its own module is loaded only if named there.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sivibench",
+        description="Benchmark of semi-implicit variational inference.",
+        epilog="Example: sivibench run method=meanfield target=banana seeds=4 train.iterations=2000",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    add = _command(commands, "list", "catalog:list_", "what is registered")
+    add("what", nargs="?", choices=["methods", "targets", "metrics"], help="one kind only")
+    add("--verbose", action="store_true", help="with hyper-parameters and protocols")
+
+    add = _command(commands, "run", "runs:run", "run one configuration for some seeds")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. method=... target=... seeds=4")
+    add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
+
+    add = _command(commands, "sweep", "runs:sweep", "run what is missing of a sweep")
+    add("name", help="a sweep of conf/sweep, or a .yaml file")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="overrides that win over the file's")
+    add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
+    add("--dry-run", action="store_true", help="only show what is done and what is to do")
+    add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
+
+    add = _command(commands, "status", "inspection:status", "how many runs are done, failed, running, missing")
+    add("name", nargs="?", help="a sweep; everything in the results folder unless given")
+
+    add = _command(commands, "show", "inspection:show", "one run")
+    add("run_id", help="run id or the beginning of one")
+
+    add = _command(commands, "report", "reports:report", "tables of all runs, and the same as HTML, Markdown and LaTeX")
+    add("--target", help="one target only")
+    add("--out", metavar="DIR", help="folder of the pages (default: <results>/reports)")
+
+    add = _command(commands, "check", "inspection:check", "look for damaged or inconsistent records")
+
+    add = _command(commands, "reference", "reports:reference", "make the reference draws of a target again")
+    add("target", help="a target with a reference sampler")
+
+    speed = commands.add_parser("speed", help="measure the engine")
+    if given[:1] == ["speed"]:
+        module = import_module("bench.speed")
+        module.add_arguments(speed)
+        speed.set_defaults(command=lambda args: int(module.main(args) or 0))
+    return parser
+
+
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """Parse; overrides may stand before, between and after options, which argparse alone does not allow."""
+    parser = make_parser(given)
+    args, rest = parser.parse_known_args(given)
+    if rest and (any(text.startswith("-") for text in rest) or not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def _command(commands: Any, name: str, function: str, description: str) -> Callable[..., Any]:
+    parser = commands.add_parser(name, help=description, description=description[0].upper() + description[1:] + ".")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        help="results folder (default: $SIVIBENCH_RESULTS, else what the configuration says)",
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def command(args: argparse.Namespace) -> int:
+        module, attribute = function.split(":")
+        return int(getattr(import_module(f"bench.cli.{module}"), attribute)(args))
+
+    parser.set_defaults(command=command)
+    add: Callable[..., Any] = parser.add_argument
+    return add
+
+
+def print_json(payload: Any) -> None:
+    """Indented JSON on stdout."""
+    print(json.dumps(payload, indent=2, default=str))

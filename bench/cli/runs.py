@@ -1,0 +1,76 @@
+"""``sivibench run`` and ``sivibench sweep``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import Any
+
+from bench.cli.parser import print_json
+from bench.config import compose
+from bench.errors import RunFailed
+from bench.run import execute, finished
+from bench.store import Record, Store
+from bench.sweep import run_sweep
+
+FAILED = ("failed", "timeout")
+"""Statuses that make a command exit with 1; a diverged fit is a result."""
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _to_stdout(message: str) -> None:
+    print(message, flush=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """One configuration; 1 if a run failed."""
+    config = compose(args.overrides)
+    if args.results:
+        config = replace(config, results=args.results)
+    try:
+        records = execute(config, retry=args.retry, progress=_to_stderr)
+    except RunFailed:
+        if args.json:
+            print_json(list(finished(config, Store(config.results), config.seeds).values()))
+        raise
+    if args.json:
+        print_json(records)
+    else:
+        for record in records:
+            print(describe(record))
+    return int(any(record["status"] in FAILED for record in records))
+
+
+def describe(record: Record) -> str:
+    """One line: id, what, status, headline metric."""
+    line = f"{record['run_id']}  {record['method']} x {record['target']}  seed {record['seed']}  {record['status']}"
+    for name, measured in list((record.get("metrics") or {}).items())[:1]:
+        line += f"  {name} {number(measured['value'])}" + (
+            f" (floor {number(measured['floor'])})" if measured.get("floor") is not None else ""
+        )
+    return line
+
+
+def number(value: Any) -> str:
+    """Four significant digits, ``-`` for what could not be measured."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """A sweep; 1 if anything failed."""
+    outcome = run_sweep(
+        args.name,
+        args.overrides,
+        jobs=args.jobs,
+        dry_run=args.dry_run,
+        retry=args.retry,
+        results=args.results,
+        tell=_to_stderr if args.json else _to_stdout,
+    )
+    if args.json:
+        print_json(outcome.as_dict())
+    return int(outcome.failed and not args.dry_run)

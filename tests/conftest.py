@@ -1,0 +1,28 @@
+"""Every test: one torch thread, none of the user's settings, no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"
+for name in [name for name in os.environ if name.startswith("SIVIBENCH_")]:
+    del os.environ[name]
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.errors import UserError
 
-TIMEOUT = (4.0, 30.0)
-"""Seconds to connect and to wait for a byte: a compute node without internet access must fail quickly."""
+TIMEOUT = (2.0, 30.0)
+"""Seconds to connect (per address of the host) and to wait for a byte: a compute node without internet access must fail quickly."""
 
 _RAW = "https://raw.githubusercontent.com"
 _SIVI = f"{_RAW}/mingzhang-yin/SIVI/027e4f3ad405629bff6d920b7847fd1bceea0a0c/data"

@@ -124,7 +124,7 @@ class _Sampler:
         for iteration in range(iterations):
             small = iteration % SMALL_EVERY == SMALL_EVERY - 1
             h = math.exp(log_step) * (SMALL if small else 1.0)
-            noise = _normal(*u.shape, generator)
+            noise = _normal(len(u), u.shape[1], generator)
             proposal = u + 0.5 * h**2 * gradient + h * noise
             new_log_p, new_gradient = self.evaluate(proposal)
             back = (u - proposal - 0.5 * h**2 * new_gradient) / h

@@ -1,6 +1,6 @@
 """The pairwise block of the kernel Stein discrepancy as one operation with closed-form gradients.
 
-    KSD^2 = E[ k(x, x') <f(x, z), f(x', z')> ],   f = s_p(x) - grad_x log q(x | z)        (Cheng et al. 2024, arXiv:2405.18997)
+    KSD^2 = E[ k(x, x') <f(x, z), f(x', z')> ],   f = s_p(x) - grad_x log q(x | z)    (Cheng et al. 2024, arXiv:2405.18997)
 
 Autograd over [N, N] arrays is where a KSIVI step spends its time: this operation computes value and all four gradients
 at once, so that a step only pulls them back through the networks.  Two implementations give the same numbers to float
@@ -88,7 +88,7 @@ def closed_form(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwid
     if bandwidth == "exact":
         # ds/dm = -s/m; torch.median shares the gradient of m evenly between equal values, and so do we
         tied = (D == m) & (m > kernels.MEDIAN_FLOOR)
-        share = tied / tied.sum((-2, -1), keepdim=True).clamp(min=1)
+        share = tied.to(x.dtype) / tied.sum((-2, -1), keepdim=True).clamp(min=1)
         W = W - (P * s).sum((-2, -1), keepdim=True) / m * share
     gx, gy = kernels.statistic_vjp(kernel, W / pairs, x, y)
     return (k * a).sum((-2, -1)) / pairs, gx, gy, k @ g / pairs, k.mT @ f / pairs

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.errors import UserError
 
 TIMEOUT = (2.0, 30.0)
-"""Seconds to connect (per address of the host) and to wait for a byte: a compute node without internet access must fail quickly."""
+"""Seconds to connect (per address of the host) and to wait for a byte: a node without internet must fail quickly."""
 
 _RAW = "https://raw.githubusercontent.com"
 _SIVI = f"{_RAW}/mingzhang-yin/SIVI/027e4f3ad405629bff6d920b7847fd1bceea0a0c/data"

@@ -23,6 +23,11 @@ BLR = [name for name in NAMES if issubclass(entries("target")[name].obj, Logisti
 _built: dict[str, Target | str] = {}
 
 
+def offline(url: str, **_: Any) -> str:
+    """In place of ``pooch.retrieve``: tests download nothing."""
+    raise ConnectionError("no network")
+
+
 @pytest.fixture(params=NAMES)
 def target(request: pytest.FixtureRequest) -> Target:
     return build(request.param)
@@ -31,10 +36,12 @@ def target(request: pytest.FixtureRequest) -> Target:
 def build(name: str) -> Target:
     """The target with its defaults (one instance per session); skips when its data cannot be had here."""
     if name not in _built:
-        try:
-            _built[name] = entries("target")[name].obj()
-        except UserError as error:
-            _built[name] = str(error).split("\n")[0]  # kept, so that a slow network is asked once
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pooch.retrieve", offline)
+            try:
+                _built[name] = entries("target")[name].obj()
+            except UserError as error:
+                _built[name] = str(error).split("\n")[0].rstrip(":")
     found = _built[name]
     if isinstance(found, str):
         pytest.skip(f"{found} (set SIVIBENCH_DATA to a folder with the public data)")
@@ -258,10 +265,6 @@ def small_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(fetching, "FILES", {"toy/a.txt": fetching.DataFile("https://example.invalid/a.txt", digest)})
     monkeypatch.setenv("SIVIBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path / "cache"))
-
-    def offline(url: str, **_: Any) -> str:
-        raise ConnectionError("no network")
-
     monkeypatch.setattr("pooch.retrieve", offline)
     for folder in ("data", "cache"):
         (tmp_path / folder / "toy").mkdir(parents=True)

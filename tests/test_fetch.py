@@ -1,0 +1,64 @@
+"""Data files: where they are looked for, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from targets import fetch as fetching
+
+
+def offline(url: str, **_: Any) -> str:
+    """In place of ``pooch.retrieve``: tests download nothing."""
+    raise ConnectionError("no network")
+
+
+@pytest.fixture
+def small_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A registry with one file ``toy/a.txt`` = b"right", empty data and cache folders, and no network."""
+    path = tmp_path / "scratch"
+    path.write_bytes(b"right")
+    digest = fetching.sha256_of(path)
+    monkeypatch.setattr(fetching, "FILES", {"toy/a.txt": fetching.DataFile("https://example.invalid/a.txt", digest)})
+    monkeypatch.setenv("SIVIBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pooch.retrieve", offline)
+    for folder in ("data", "cache"):
+        (tmp_path / folder / "toy").mkdir(parents=True)
+    return tmp_path
+
+
+def test_fetch_looks_in_the_data_folder_first(small_file: Any) -> None:
+    for folder in ("cache", "data"):
+        (small_file / folder / "toy/a.txt").write_bytes(b"right")
+        assert fetching.fetch("toy/a.txt") == small_file / folder / "toy/a.txt"
+
+
+def test_fetch_rejects_a_wrong_hash(small_file: Any) -> None:
+    path = small_file / "data/toy/a.txt"
+    path.write_bytes(b"wrong")
+    with pytest.raises(UserError) as error:
+        fetching.fetch("toy/a.txt")
+    for part in (str(path), fetching.sha256_of(path), fetching.FILES["toy/a.txt"].sha256):
+        assert part in str(error.value)
+
+
+def test_fetch_offline_says_what_to_do(small_file: Any) -> None:
+    (small_file / "cache/toy/a.txt").write_bytes(b"torn")  # a damaged cache is replaced, not trusted
+    with pytest.raises(UserError) as error:
+        fetching.fetch("toy/a.txt")
+    for part in (
+        "SIVIBENCH_DATA",
+        "toy/a.txt",
+        "https://example.invalid/a.txt",
+        str(small_file / "cache"),
+        "no network",
+    ):
+        assert part in str(error.value)
+
+
+def test_fetch_unknown_name() -> None:
+    with pytest.raises(UserError, match="waveform"):
+        fetching.fetch("blr/wavefrom.mat")

@@ -26,3 +26,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def stub_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the components of ``tests/stubs.py``."""
+    from bench import registry
+    from stubs import add_stubs
+
+    registry.discover()
+    monkeypatch.setattr(registry, "_ENTRIES", {"method": {}, "target": {}, "metric": {}, "baseline": {}})
+    add_stubs()

@@ -1,0 +1,149 @@
+"""Two processes never do the same run, and a dead one does not block it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bench import claims
+from bench.claims import claim
+from bench.errors import UserError
+
+
+def test_granted_then_busy_then_released(tmp_path):
+    with claim(tmp_path, ["a", "b"], {"method": "m"}) as (granted, busy):
+        assert granted == ["a", "b"] and busy == {}
+        with claim(tmp_path, ["b", "c"]) as (second, others):
+            assert second == ["c"]
+            assert others["b"]["pid"] == os.getpid() and others["b"]["method"] == "m"
+        assert set(claims.standing(tmp_path)) == {"a", "b"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_released_after_an_exception(tmp_path):
+    with pytest.raises(KeyboardInterrupt), claim(tmp_path, ["a"]):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def leave_claim(folder, run_id="a", **changes):
+    """A claim of a process of this machine that has ended, or as changed."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with claim(folder, [run_id]):
+        owner = json.loads((folder / f"{run_id}.json").read_text())
+    path = folder / f"{run_id}.json"
+    path.write_text(json.dumps(owner | {"pid": child.pid} | changes))
+    return path
+
+
+def test_claim_of_a_dead_process_is_taken_over(tmp_path):
+    path = leave_claim(tmp_path)
+    assert claims.stale(tmp_path) == [path]
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == ["a"]
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert claims.stale(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reused_pid_is_recognised(tmp_path):
+    leave_claim(tmp_path, pid=os.getpid(), process_start="1")
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == ["a"]
+
+
+def test_a_claim_of_another_machine_holds_until_its_heartbeat_is_old(tmp_path):
+    path = leave_claim(tmp_path, host="elsewhere")
+    with claim(tmp_path, ["a"]) as (granted, busy):
+        assert granted == [] and busy["a"]["host"] == "elsewhere"
+    old = time.time() - claims.EXPIRY - 1
+    os.utime(path, (old, old))
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == ["a"]
+
+
+def test_an_unreadable_claim_counts_by_age(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == []
+    os.utime(path, (1, 1))
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == ["a"]
+
+
+def test_a_taker_that_died_half_way_is_taken_over_too(tmp_path):
+    path = leave_claim(tmp_path)
+    token = json.loads(path.read_text())["token"]
+    leave_claim(tmp_path, f"a.json.{token}")
+    os.rename(tmp_path / f"a.json.{token}.json", tmp_path / f"a.json.{token}")
+    with claim(tmp_path, ["a"]) as (granted, _):
+        assert granted == ["a"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_heartbeat_refreshes_own_claims_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.02)
+    with claim(tmp_path, ["a", "b"]):
+        other = json.loads((tmp_path / "b.json").read_text()) | {"token": "somebody else"}
+        (tmp_path / "b.json").write_text(json.dumps(other))
+        for name in ("a", "b"):
+            os.utime(tmp_path / f"{name}.json", (1, 1))
+        time.sleep(0.3)
+        assert (tmp_path / "a.json").stat().st_mtime > 1
+        assert (tmp_path / "b.json").stat().st_mtime == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+
+
+def _contend(folder, gate, queue):
+    gate.wait()
+    with claim(folder, ["a"]) as (granted, _):
+        queue.put(granted)
+        gate.wait()  # hold it until all have tried
+
+
+def test_of_several_processes_one_takes_a_stale_claim(tmp_path):
+    leave_claim(tmp_path)
+    context = multiprocessing.get_context("fork")
+    gate, queue = context.Barrier(4), context.Queue()
+    children = [context.Process(target=_contend, args=(tmp_path, gate, queue)) for _ in range(4)]
+    for child in children:
+        child.start()
+    results = [queue.get(timeout=30) for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(results) == [[], [], [], ["a"]]
+
+
+def test_of_many_threads_one_takes_a_stale_claim(tmp_path):
+    for _ in range(20):
+        leave = leave_claim(tmp_path)
+        gate, won = threading.Barrier(6), []
+
+        def contend(gate=gate, won=won):
+            gate.wait()
+            with claim(tmp_path, ["a"]) as (granted, _):
+                won.extend(granted)
+                gate.wait()
+
+        threads = [threading.Thread(target=contend) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won == ["a"]
+        assert not leave.exists()
+
+
+def test_an_unwritable_folder_is_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="part of the path is a file"), claim(tmp_path / "file", ["a"]):
+        pass

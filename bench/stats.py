@@ -13,6 +13,8 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 4000
 
+Values = Sequence[float] | np.ndarray
+
 RANK_RULE = (
     "Rows are sorted by mean, best first. The best row opens a group; every following row that is not separable from "
     "the row that opened the group shares its rank; the first separable row opens the next group, whose rank is one "
@@ -53,7 +55,7 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(len(x), float(x.mean()), *mean, float(np.median(x)), *median)
 
 
-def interval(values: Sequence[float], statistic: str = "mean", level: float = LEVEL) -> tuple[float, float]:
+def interval(values: Values, statistic: str = "mean", level: float = LEVEL) -> tuple[float, float]:
     """Expanded percentile bootstrap interval of the mean or the median over seeds.
 
     The plain percentile interval is too short for few seeds; its tail is therefore moved out to
@@ -126,7 +128,7 @@ def _expanded_tail(n: int, level: float) -> float:
     return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * quantile))
 
 
-def _array(values: Sequence[float]) -> np.ndarray:
+def _array(values: Values) -> np.ndarray:
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"need at least one value, all finite; got {values!r}")

@@ -6,11 +6,13 @@ import hashlib
 import json
 import random
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 import bench.registry
+from bench.config.compose import compose
 from bench.errors import UserError
 from bench.registry import Entry
 from bench.report import as_json, render_terminal, write_report
@@ -187,6 +189,27 @@ def test_command_reproduces_the_cell():
     )
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],  # tuned by a file in conf/
+        ["seeds=[1,4]", "train.iterations=123", "method.hidden=[7]", "eval.metrics=[js_grid]"],
+        ["method=meanfield", "target=x_shaped", "seeds=3"],
+    ],
+)
+def test_command_composes_to_the_same_configuration(overrides):
+    config = compose(overrides)
+    identity = json.loads(json.dumps({key: getattr(config, key) for key in ("method", "target", "train", "eval")}))
+    name, target = identity["method"]["name"], identity["target"]["name"]
+    records = [
+        record(name, target, seed, config=identity, config_id=config.config_id, run_id=f"{config.config_id}-s{seed}")
+        for seed in config.seeds
+    ]
+    command = next(iter(as_json(records)["targets"][0]["commands"].values()))
+    again = compose(shlex.split(command)[2:])
+    assert (again.config_id, tuple(again.seeds)) == (config.config_id, tuple(config.seeds))
+
+
 def test_markdown_tables_are_well_formed(tmp_path):
     records = fits("alpha", ALPHA) + [record("be|ta", status="failed")] + fits("gamma", GAMMA, target="cross")
     text = write_report(records, tmp_path, "t")["md"].read_text()
@@ -230,6 +253,11 @@ def test_published_value_stands_beside_ours_and_is_not_ranked(papers, tmp_path):
     assert {row.label: len(row.published) for row in board.rows if row.rank} == {"alpha": 1, "beta": 0}
     assert "nll-100k" in render_terminal(records)
     assert "0.0889" in write_report(records, tmp_path, "t")["html"].read_text()
+
+
+def test_forward_kl_on_the_grid_is_linked_to_the_papers():
+    values = {round(item.value, 4): item.quantity for item in find("ksivi", "banana", "kl_forward_grid")}
+    assert values == {1.6203: "nll_target_draws - nll_target_draws of DGP (truth) [nll-100k]"}
 
 
 def test_only_comparable_rows_are_ever_used(papers):

@@ -85,7 +85,8 @@ def unmet_needs(method: str, target: str) -> str:
         return ""
     try:
         # ``provides`` compares classes, so an instance without its data is enough
-        provides = target_entry.obj.provides.fget(target_entry.obj.__new__(target_entry.obj))
+        cls: Any = target_entry.obj
+        provides = cls.provides.fget(cls.__new__(cls))
     except Exception:  # noqa: BLE001 - a target may compute it from its data; the reason is then left open
         return ""
     missing = sorted(frozenset(getattr(method_entry.obj, "needs", frozenset())) - provides)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from bench.config.overrides import CONF
+from bench.registry import Kind
 from bench.report import catalog
 from bench.report.groups import Group, flatten
+
+# Hydra reads these as something else than text
+_WORDS = ("null", "true", "false", "inf", "nan")
 
 
 def command(group: Group) -> str:
     """``sivibench run method=ksivi target=banana seeds=4 train.iterations=50000 ...``.
 
-    Training and evaluation settings are all spelled out, since their defaults live in files that may change;
-    parameters of methods and targets are left to the defaults in their signatures where they equal them.
+    Training and evaluation settings are all spelled out, since their defaults live in files; parameters of methods and
+    targets are left to the defaults in their signatures where they equal them, except where a file in conf/tuned would
+    replace those defaults.
     """
     config = group.records[0]["config"]
+    tuned = (CONF / "tuned" / f"{group.method}_{group.problem.name}.yaml").is_file()
     parts = [f"method={group.method}", f"target={group.problem.name}", f"seeds={_seeds(group)}"]
-    for section in ("method", "target"):
-        changed = catalog.changed(section, {"name": "", **config.get(section, {})})  # type: ignore[arg-type]
-        parts += [f"{section}.{key}={literal(value)}" for key, value in flatten(changed).items()]
-    for section in ("train", "eval"):
-        parts += [f"{section}.{key}={literal(v)}" for key, v in sorted(flatten(config.get(section, {})).items())]
+    sections: tuple[Kind, ...] = ("method", "target")
+    for section in sections:
+        given = {key: value for key, value in config.get(section, {}).items() if key not in ("name", "version")}
+        changed = given if tuned else catalog.changed(section, config.get(section, {}))
+        parts += [f"{section}.{key}={literal(value)}" for key, value in sorted(flatten(changed).items())]
+    for part in ("train", "eval"):
+        parts += [f"{part}.{key}={literal(v)}" for key, v in sorted(flatten(config.get(part, {})).items())]
     return "sivibench run " + " ".join(_quoted(part) for part in parts)
 
 
@@ -33,7 +42,7 @@ def literal(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return "[" + ",".join(literal(item) for item in value) + "]"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./-]+", value):
+    if isinstance(value, str) and not (re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in _WORDS):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value)
 

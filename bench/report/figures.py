@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib
 import seaborn
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 # stands for the page's text colour, which is not known before the reader's light or dark mode is
 INK = "#010203"
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "sivibench",
     "svg.fonttype": "none",
     "path.simplify": True,

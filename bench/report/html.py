@@ -42,6 +42,7 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, sort_keys=True)
+    environment.filters["line"] = lambda value: json.dumps(value, sort_keys=True)
     for function in ("value", "bounds", "median", "failed", "rank", "seeds", "seconds", "count", "number", "published",
                      "source"):  # fmt: skip
         environment.globals[function] = getattr(cells, function)

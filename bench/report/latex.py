@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.report import cells
 from bench.report.overview import Overview
 from bench.report.table import Row
@@ -33,5 +35,5 @@ def _cell(row: Row | None) -> str:
     return rf"\textbf{{{text}}}" if row.rank == 1 else text
 
 
-def _line(parts: object) -> str:
-    return " & ".join(parts) + r" \\"  # type: ignore[call-overload,no-any-return]
+def _line(parts: Iterable[str]) -> str:
+    return " & ".join(parts) + r" \\"

@@ -8,7 +8,7 @@ from bench.report.commands import command
 from bench.report.overview import Overview
 from bench.report.summary import provenance
 from bench.report.table import Tables
-from bench.report.terminal import Grid, board_grid, describe, overview_grid
+from bench.report.terminal import Grid, board_grid, describe, overview_grid, published_notes
 from bench.stats import RANK_RULE
 
 
@@ -27,6 +27,8 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
             if board.protocol_id:
                 lines += [f"Protocol `{board.protocol_id}`.", ""]
             lines += pipe_table(board_grid(board))
+            notes = published_notes(board)
+            lines += ([""] if notes else []) + [f"- {escape(note)}" for note in notes]
     if tables.sections:
         lines += ["", "## Protocols", ""]
         lines += [f"- `{key}`: `{json.dumps(text, sort_keys=True)}`" for key, text in protocols(tables).items()]

@@ -22,7 +22,8 @@ def render(tables: Tables, matrix: Overview) -> str:
         blocks.append("Overview: headline metric of each target, mean (rank)\n" + align(overview_grid(matrix)))
     for section in tables.sections:
         for board in section.boards:
-            blocks.append(f"{section.problem.label} · {describe(board)}\n" + align(board_grid(board)))
+            text = align(board_grid(board)) + "".join(f"{line}\n" for line in published_notes(board))
+            blocks.append(f"{section.problem.label} · {describe(board)}\n{text}")
     blocks.append(RANK_RULE + "\n† ranked on the seeds that finished.\n")
     return "\n".join(blocks)
 
@@ -40,7 +41,7 @@ def describe(board: Board) -> str:
 def board_grid(board: Board) -> Grid:
     """Header and rows of one board; columns nobody fills are left out."""
     head = ["rank", "method", "mean ± half", "95 % interval", "median", "seeds", "failed"]
-    head += ["floor"] * board.has_floor + ["published (own protocol)"] * board.has_published
+    head += ["floor"] * board.has_floor + ["published"] * board.has_published
     head += ["time/seed", "evals/seed", "note"]
     grid = [head] + [_board_row(board, row) for row in board.rows]
     keep = [i for i, name in enumerate(head) if name not in ("failed", "note") or any(r[i] for r in grid[1:])]
@@ -53,8 +54,17 @@ def _board_row(board: Board, row: Row) -> list[str]:
     if board.has_floor:
         line.append(cells.number(row.floor, 3))
     if board.has_published:
-        line.append("; ".join(f"{cells.published(p)} {cells.source(p)}" for p in row.published) or "-")
+        line.append("; ".join(cells.published(item) for item in row.published) or "-")
     return [*line, cells.seconds(row.seconds), cells.count(row.evaluations), row.reason]
+
+
+def published_notes(board: Board) -> list[str]:
+    """Where the published numbers stand; they were measured with other protocols and are not ranked."""
+    return [
+        f"published {row.label}: {cells.published(item)} = {cells.source(item)} (the paper's protocol, not ranked)"
+        for row in board.rows
+        for item in row.published
+    ]
 
 
 def overview_grid(matrix: Overview) -> Grid:

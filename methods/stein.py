@@ -1,6 +1,6 @@
 """The pairwise block of the kernel Stein discrepancy as one operation with closed-form gradients.
 
-    KSD^2 = E[ k(x, x') <f(x, z), f(x', z')> ],   f = s_p(x) - grad_x log q(x | z)    (Cheng et al. 2024, arXiv:2405.18997)
+    KSD^2 = E[ k(x, x') <f(x, z), f(x', z')> ],   f = s_p(x) - grad_x log q(x | z)  (Cheng et al. 2024, 2405.18997)
 
 Autograd over [N, N] arrays is where a KSIVI step spends its time: this operation computes value and all four gradients
 at once, so that a step only pulls them back through the networks.  Two implementations give the same numbers to float

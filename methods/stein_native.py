@@ -29,6 +29,7 @@ from bench.errors import UserError
 from methods.kernels import BANDWIDTHS, KERNELS
 
 SOURCE = Path(__file__).with_name("stein_pairs.cpp")
+HEADER = SOURCE.with_name("stein_select.hpp")
 # The parts of -ffast-math that matter here, one by one: given as one flag, gcc before 13 links start-up code into the
 # library that turns denormals off for the whole process; and NaN should keep its meaning.
 FAST_MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math -freciprocal-math"
@@ -80,7 +81,8 @@ def build() -> Path:
     command = compiler()
     try:
         version = subprocess.run([*command, "--version"], check=False, capture_output=True, text=True).stdout
-        parts = (SOURCE.read_text(), " ".join(FLAGS), " ".join(command), version, platform.machine(), _processor())
+        sources = SOURCE.read_text() + HEADER.read_text()
+        parts = (sources, " ".join(FLAGS), " ".join(command), version, platform.machine(), _processor())
         library = cache_folder() / f"stein_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:24]}.so"
         if library.exists():
             return library

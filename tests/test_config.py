@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
-from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -77,8 +77,6 @@ def test_needs_are_checked_before_anything_runs():
 
 
 def test_tuned_file_of_the_chosen_pair_applies_and_the_command_line_wins(tmp_path, monkeypatch):
-    import importlib
-
     conf = tmp_path / "conf"
     shutil.copytree(CONF, conf)
     text = "# @package _global_\nmethod:\n  batch: 77\ntrain:\n  iterations: 5\n"

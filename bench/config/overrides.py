@@ -26,7 +26,7 @@ def parse(overrides: Sequence[str], parser: OverridesParser | None = None) -> li
     found = []
     for text in overrides:
         try:
-            found.append(parser.parse_override(text))
+            found += parser.parse_overrides([text])  # the plural alone hands the loader on, which globs need
         except HydraException as error:
             detail = str(error).splitlines()[1:2] or [str(error)]
             raise UserError(

@@ -1,0 +1,152 @@
+"""``execute``: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from bench import claims
+from bench.claims import claim
+from bench.config import compose
+from bench.errors import RunFailed, UserError
+from bench.run import execute
+from bench.store import Store
+from stubs import PAIR, fit_done, fit_never, fit_raises, record_of
+
+pytestmark = pytest.mark.usefixtures("stub_registry")
+
+
+@pytest.fixture
+def config(tmp_path):
+    return compose([*PAIR, "seeds=3", f"paths.results={tmp_path}", "device=cpu"])
+
+
+@pytest.fixture
+def store(config):
+    return Store(config.results)
+
+
+def test_the_second_call_fits_nothing(config, store):
+    first = execute(config, fit=fit_done)
+    assert [(r["seed"], r["status"], r["cost"]["attempts"]) for r in first] == [(s, "done", 1) for s in range(3)]
+    assert execute(config, fit=fit_never) == json.loads(json.dumps(first))
+    assert list(store.claims.iterdir()) == []
+
+
+def test_only_missing_seeds_are_fitted_and_they_are_fitted_together(config, store):
+    store.put(record_of(config, 1))
+    asked = []
+
+    def fit(config, seeds, store):
+        asked.append(list(seeds))
+        return fit_done(config, seeds, store)
+
+    messages = []
+    execute(config, fit=fit, progress=messages.append)
+    assert asked == [[0, 2]]
+    assert messages == [f"{config.config_id}: 1 reused, 0 running elsewhere, 2 to fit"]
+
+
+def test_failures_are_recorded_kept_and_retried(config, store):
+    with pytest.raises(RunFailed, match="ValueError: no luck") as caught:
+        execute(config, fit=fit_raises)
+    records = list(store.records())
+    assert [r["status"] for r in records] == ["failed"] * 3
+    assert all("fit_raises" in r["error"] and "Traceback" in r["error"] for r in records)
+    assert f"{config.config_id}-s2.json" in str(caught.value) and "--retry" in str(caught.value)
+    assert [r["status"] for r in execute(config, fit=fit_never)] == ["failed"] * 3
+    retried = execute(config, fit=fit_done, retry=True)
+    assert [(r["status"], r["cost"]["attempts"]) for r in retried] == [("done", 2)] * 3
+
+
+@pytest.mark.parametrize("status", ["diverged", "timeout"])
+def test_diverged_and_timeout_are_kept_unless_retried(config, store, status):
+    for seed in config.seeds:
+        store.put(record_of(config, seed, status))
+    assert {r["status"] for r in execute(config, fit=fit_never)} == {status}
+    assert {r["status"] for r in execute(config, fit=fit_done, retry=True)} == {"done"}
+
+
+def test_runs_of_others_are_left_alone(config, store):
+    with claim(store.claims, [config.run_id(1)], {"method": "stub_plain"}):
+        records = execute(config, fit=fit_done)
+        assert [r["status"] for r in records] == ["done", "running", "done"]
+        assert records[1]["claim"]["method"] == "stub_plain"
+    assert [r["status"] for r in execute(config, fit=fit_done)] == ["done"] * 3
+
+
+def test_a_run_finished_between_look_and_claim_is_not_repeated(config, store, monkeypatch):
+    original = claims.claim
+
+    def slow(*args, **kwargs):
+        for seed in config.seeds:
+            store.put(record_of(config, seed))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(claims, "claim", slow)
+    assert [r["status"] for r in execute(config, fit=fit_never)] == ["done"] * 3
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_writes_no_record_and_releases_the_claims(config, store, interruption):
+    def fit(config, seeds, store):
+        raise interruption
+
+    with pytest.raises(interruption):
+        execute(config, fit=fit)
+    assert store.files() == [] and list(store.claims.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [UserError("cannot write: the disk is full"), OSError(errno.ENOSPC, "No space")])
+def test_a_full_disk_writes_no_failed_record(config, store, error):
+    store.put(record_of(config, 0))
+
+    def fit(config, seeds, store):
+        raise error
+
+    with pytest.raises(UserError, match="the disk is full"):
+        execute(config, fit=fit)
+    assert [r["seed"] for r in store.records()] == [0]
+
+
+def test_seeds_written_before_the_disk_filled_are_kept(config, store, monkeypatch):
+    put = Store.put
+
+    def fills_up(self, record):
+        if record["seed"] == 1:
+            raise UserError("cannot write: the disk is full")
+        return put(self, record)
+
+    monkeypatch.setattr(Store, "put", fills_up)
+    with pytest.raises(UserError, match="disk is full"):
+        execute(config, fit=fit_done)
+    monkeypatch.undo()
+    assert [r["seed"] for r in store.records()] == [0]
+
+
+def test_an_unwritable_results_folder_is_noticed_before_the_fit(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = compose([*PAIR, f"paths.results={tmp_path / 'file'}"])
+    with pytest.raises(UserError, match="part of the path is a file"):
+        execute(config, fit=fit_never)
+
+
+def test_a_missing_device_is_noticed_before_the_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    config = compose([*PAIR, f"paths.results={tmp_path}", "device=cuda:1"])
+    with pytest.raises(UserError, match="device=cuda:1 is not available: this machine has 0 CUDA devices"):
+        execute(config, fit=fit_never)
+
+
+def test_a_corrupt_record_is_named(config, store):
+    path = store.put(record_of(config, 0))
+    path.write_text("{")
+    with pytest.raises(UserError, match=str(path)):
+        execute(config, fit=fit_never)
+
+
+def test_an_engine_that_forgets_a_seed_is_an_error(config):
+    with pytest.raises(RuntimeError, match=r"seeds \[0\] instead of \[0, 1, 2\]"):
+        execute(config, fit=lambda config, seeds, store: {0: record_of(config, 0)})

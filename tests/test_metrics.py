@@ -8,6 +8,11 @@ import math
 
 import pytest
 import torch
+
+from bench.errors import UserError
+from bench.metrics.base import Fitted
+from bench.metrics.evaluate import evaluate
+from bench.registry import entries, get
 from metric_fakes import (
     Explicit,
     GaussianTarget,
@@ -18,11 +23,6 @@ from metric_fakes import (
     StoredTarget,
     fitted,
 )
-
-from bench.errors import UserError
-from bench.metrics.base import Fitted
-from bench.metrics.evaluate import evaluate
-from bench.registry import entries, get
 
 METRICS = sorted(entries("metric"))
 GRID = {"js_grid", "kl_reverse_grid", "kl_forward_grid"}

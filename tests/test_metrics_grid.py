@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from metric_fakes import Explicit, GaussianTarget, SemiImplicit, fitted
 from scipy.integrate import quad
 from scipy.stats import norm
 from torch.distributions import Independent, MultivariateNormal, Normal
@@ -15,6 +14,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from bench.metrics import density_grid, js_hist
 from bench.metrics.evaluate import evaluate
 from bench.metrics.grid_divergence import JSGrid, KLForwardGrid, KLReverseGrid
+from metric_fakes import Explicit, GaussianTarget, SemiImplicit, fitted
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -83,6 +83,15 @@ def test_mass_outside_the_window_counts() -> None:
     assert masses.log_q[-1].exp() == pytest.approx(0.5, abs=1e-3)
     for log_mass in (masses.log_q, masses.log_p):
         assert log_mass.exp().sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_wrong_normaliser_is_seen() -> None:
+    target = GaussianTarget()
+    target.log_z -= math.log(2)  # p now sums to 2
+    metrics, _, skipped = evaluate(["js_grid"], fitted(Explicit, target))
+    assert not metrics and "p's mass on the grid is 2" in skipped["js_grid"]
+    target.log_z += math.log(4)  # and now to 1/2: the rest would lie outside
+    assert JSGrid()(fitted(Explicit, target)).value > 0.1
 
 
 def test_a_q_narrower_than_a_cell_is_far_from_p() -> None:

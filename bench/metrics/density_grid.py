@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from targets.base import Target, Unsupported
 
 POINTS_PER_CHUNK = 16384
 PAIRS_PER_CHUNK = 4_000_000
+QUADRATURE_ERROR = 0.02
+"""Excess of p's mass on the grid over one that is put down to cells cut by a sharp edge."""
 OUTSIDE_MIN = 1e-9
 """Least mass given to the outside cell: 1 - sum(masses) is not known better than this."""
 
@@ -63,7 +66,7 @@ def grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
         mixture: M, draws of z behind log q of a semi-implicit family (not used by explicit ones).
 
     Raises:
-        Unsupported: q gives neither a density nor the pieces of a mixture.
+        Unsupported: q gives neither a density nor the pieces of a mixture, or p's mass on the grid exceeds one.
     """
     key = ("grid_masses", n1, n2, mixture)
     if key not in q.cache:
@@ -80,6 +83,9 @@ def _grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
     points = torch.cartesian_prod(axis1, axis2)
     # In float64: the mass outside the window is a difference of nearly equal numbers.
     log_p = copy.deepcopy(q.target).double().log_prob(points) - q.target.log_z
+    total = float((log_p + log_area).exp().sum())
+    if total > 1 + QUADRATURE_ERROR:
+        raise Unsupported(f"p's mass on the grid is {total:.4g}: log_z is wrong, or the cells are too coarse for p")
     log_q = _exact(q.method, points)
     again = None
     if log_q is None:
@@ -126,14 +132,14 @@ def _mixture(q: Fitted, axis1: Tensor, axis2: Tensor, points: Tensor, mixture: i
     return log_mixture(conditional, points.to(z.dtype))
 
 
-def is_separable(conditional: Distribution) -> bool:
+def is_separable(conditional: Distribution) -> TypeGuard[Independent]:
     """Whether q(x1, x2 | z) = q(x1 | z) q(x2 | z), written as ``Independent(..., 1)``, such as a diagonal Gaussian."""
     return (
         isinstance(conditional, Independent) and len(conditional.batch_shape) == 1 and conditional.event_shape == (2,)
     )
 
 
-def separable_log_mixture(conditional: Distribution, axis1: Tensor, axis2: Tensor) -> Tensor:
+def separable_log_mixture(conditional: Independent, axis1: Tensor, axis2: Tensor) -> Tensor:
     """log of mean_m q(x1 | z_m) q(x2 | z_m) on a product grid: [n1], [n2] -> [n1, n2], as one matrix product.
 
     Densities, not logs, are summed, in float64: a Gaussian one underflows beyond 37 standard deviations.  Where all

@@ -119,7 +119,8 @@ class SIVI(SemiImplicitMethod):
         xi = noise.normal(outer, self.target.dim)
         x = own + self._scale(xi)
         log_own = log_normal_pairs(xi, self._log_det())
-        residual = self._whiten(x.unsqueeze(1) - others.unsqueeze(0))
+        # J + K vectors are whitened, not J x K differences
+        residual = self._whiten(x).unsqueeze(1) - self._whiten(others).unsqueeze(0)
         log_others = log_normal_pairs(residual, self._log_det())
         log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
         return x, log_q - math.log(auxiliary + 1)
@@ -127,11 +128,11 @@ class SIVI(SemiImplicitMethod):
     def _scale(self, xi: Tensor) -> Tensor:
         return xi @ self.q.factor.T if self.full else self.q.sigma * xi
 
-    def _whiten(self, difference: Tensor) -> Tensor:
+    def _whiten(self, x: Tensor) -> Tensor:
+        """L^-1 x for rows x, [n, d] -> [n, d]."""
         if not self.full:
-            return difference / self.q.sigma
-        flat = difference.reshape(-1, difference.shape[-1])
-        return torch.linalg.solve_triangular(self.q.factor, flat.T, upper=False).T.reshape(difference.shape)
+            return x / self.q.sigma
+        return torch.linalg.solve_triangular(self.q.factor, x.T, upper=False).T
 
     def _log_det(self) -> Tensor:
         diagonal = self.q.factor.diagonal().abs() if self.full else self.q.sigma

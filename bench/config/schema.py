@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
+from functools import partial
 from typing import Any
 
 from omegaconf import MISSING
@@ -100,7 +101,7 @@ def schema_of(entry: Entry) -> type:
             )
         default = parameter.default
         if isinstance(default, tuple | list):
-            fields.append((key, storage, field(default_factory=lambda items=default: list(items))))
+            fields.append((key, storage, field(default_factory=partial(list, default))))
         else:
             fields.append((key, storage, field(default=default)))
     return make_dataclass(f"{entry.kind}_{entry.name}", fields)

@@ -29,9 +29,9 @@ def validate(values: dict[str, Any]) -> None:
     for kind in ("method", "target"):
         entry = registry.get(kind, values[kind]["name"])  # type: ignore[arg-type]
         for key, parameter in entry.parameters.items():
-            choices = allowed_values(parameter.annotation)
-            if choices is not None and values[kind][key] is not None:
-                _one_of(f"{kind}.{key}", values[kind][key], choices)
+            literals = allowed_values(parameter.annotation)
+            if literals is not None and values[kind][key] is not None:
+                _one_of(f"{kind}.{key}", values[kind][key], literals)
     for name in values["eval"]["metrics"] or ():
         registry.get("metric", name)
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -47,7 +47,7 @@ class _Child:
     log: Path
 
 
-def run_cells(cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute) -> Iterator[Result]:
+def run_cells(cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute) -> Generator[Result, None, None]:
     """Run cells, at most ``jobs`` at once, and yield each result as it comes.
 
     Leaving the iteration early (Ctrl-C) interrupts the children, which then release their claims.
@@ -62,7 +62,7 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task
                 child = _start(context, waiting.pop(0), retry, logs, task)
                 running[child.process.sentinel] = child
             for sentinel in wait(list(running)):
-                yield _result(running.pop(sentinel))  # type: ignore[call-overload]
+                yield _result(running.pop(sentinel))  # type: ignore[arg-type]
     finally:
         _stop([child.process for child in running.values()])
 

@@ -47,7 +47,9 @@ class _Child:
     log: Path
 
 
-def run_cells(cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute) -> Generator[Result, None, None]:
+def run_cells(
+    cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute
+) -> Generator[Result, None, None]:
     """Run cells, at most ``jobs`` at once, and yield each result as it comes.
 
     Leaving the iteration early (Ctrl-C) interrupts the children, which then release their claims.

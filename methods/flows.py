@@ -62,7 +62,7 @@ class IAF(FlowMethod):
         *,
         transforms: int = 4,
         hidden: tuple[int, ...] = (64, 64),
-        batch: int = 256,
+        batch: int = 128,
         lr: float = 1e-3,
         decay: float = 0.9,
         decay_every: int = 1000,

@@ -38,6 +38,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         UserError: unreadable checkpoint, full disk, missing data.
     """
     device = resolve_device(config.device)
+    env = environment(device=device, threads=config.threads, compile=config.compile)  # now: files may change later
     dtype = getattr(torch, config.train["dtype"])
     iterations = config.train["iterations"]
     checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
@@ -61,7 +62,6 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         progress=Progress(iterations, show=show, label=label),
     )
     save(run, checkpoint)  # evaluation may be interrupted too
-    env = environment(device=device, threads=config.threads, compile=config.compile)
     return {seed: evaluation.record(run, row, env) for row, seed in enumerate(group) if seed in seeds}
 
 

@@ -31,7 +31,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the run stands.  ``step`` is a 0-dim float tensor counting from 0; schedules must be tensor functions of it."""
+    """Where the run stands.  ``step`` is a 0-dim float tensor counting from 0; schedules are tensor functions of it."""
 
     step: Tensor
     total: int
@@ -110,4 +110,3 @@ class Method(nn.Module):
     def conditional(self, z: Tensor) -> Distribution:
         """q(x | z) of a semi-implicit q as a distribution with batch shape z.shape[:-1] and event shape [d]."""
         raise NotImplementedError
-

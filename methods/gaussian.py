@@ -19,7 +19,9 @@ class _Gaussian(Method):
 
     explicit = True
 
-    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+    def __init__(
+        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
+    ) -> None:
         super().__init__(target)
         self.batch, self.lr, self.decay, self.decay_every = batch, lr, decay, decay_every
         self.mean = nn.Parameter(torch.zeros(target.dim))
@@ -29,7 +31,9 @@ class _Gaussian(Method):
 
     def players(self) -> Sequence[Player]:
         owns = tuple(name for name, _ in self.named_parameters())
-        return [Player("q", owns, loss=self.loss, optimiser=Adam(self.lr), schedule=staircase(self.decay, self.decay_every))]
+        return [
+            Player("q", owns, loss=self.loss, optimiser=Adam(self.lr), schedule=staircase(self.decay, self.decay_every))
+        ]
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """-ELBO = -E[log p(x)] - H(q), entropy in closed form up to its constant."""
@@ -56,7 +60,9 @@ class MeanField(_Gaussian):
 
     paper_name = "mean-field"
 
-    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+    def __init__(
+        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
+    ) -> None:
         super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
         self.log_sd = nn.Parameter(torch.zeros(target.dim))
 
@@ -70,7 +76,9 @@ class FullRank(_Gaussian):
 
     paper_name = "full-rank"
 
-    def __init__(self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000) -> None:
+    def __init__(
+        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
+    ) -> None:
         super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
         # unconstrained: strictly lower triangle is free, diagonal is exp
         self.raw_tril = nn.Parameter(torch.zeros(target.dim, target.dim))

@@ -1,4 +1,4 @@
-"""What the published scripts compute, for the speed baseline: autograd through the [N, N] kernel, scores by broadcasting.
+"""What the published scripts compute, for the speed baseline: autograd through the [N, N] kernel matrix.
 
 Not used by any fit.  ``bench.speed`` times these one seed at a time, beside the suite's own step.
 """
@@ -16,7 +16,9 @@ from methods.families import anneal
 from methods.kernels import profile
 
 
-@register("baseline", "ksivi", source="longinYu/KSIVI: pairwise differences [N, N, d], autograd through kernel and median")
+@register(
+    "baseline", "ksivi", source="longinYu/KSIVI: pairwise differences [N, N, d], autograd through kernel and median"
+)
 def ksivi_loss(method: Method, player: Player, noise: Noise, clock: Clock) -> Tensor:
     """KSD^2 of two batches with the kernel matrix built from [N, N, d] differences (always the exact median)."""
     (x, u), (y, v) = method.q.draw(method.batch, noise), method.q.draw(method.batch, noise)

@@ -103,7 +103,12 @@ class SIVI(SemiImplicitMethod):
         return [
             Player("mean", networks, loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule),
             Player(
-                "scale", ("q.tril",), loss=self.loss, optimiser=SGD(self.lr_scale), schedule=self.schedule, until=self.scale_until
+                "scale",
+                ("q.tril",),
+                loss=self.loss,
+                optimiser=SGD(self.lr_scale),
+                schedule=self.schedule,
+                until=self.scale_until,
             ),
         ]
 

@@ -13,7 +13,9 @@ from methods.optim import Adam, staircase
 from targets.base import Target
 
 
-@register("method", "sivism", source="Yu & Zhang, ICLR 2023, arXiv:2308.10014; settings of the 2-D configurations of its code")
+@register(
+    "method", "sivism", source="Yu & Zhang, ICLR 2023, arXiv:2308.10014; settings of the 2-D configurations of its code"
+)
 class SIVISM(SemiImplicitMethod):
     """Semi-implicit VI by the Fisher divergence in its minimax form (SIVI-SM).
 

@@ -5,7 +5,7 @@
 Autograd over [N, N] arrays is where a KSIVI step spends its time: this operation computes value and all four gradients
 at once, so that a step only pulls them back through the networks.  Two implementations give the same numbers to float
 rounding: ``closed_form`` (batched torch, any device and dtype) and a fused C++ pass (CPU, float32; ``stein_native``).
-To the engine it is one opaque node, under ``vmap``, ``grad``, ``make_fx`` and ``torch.compile`` alike.
+Both work under ``vmap``, ``grad``, ``make_fx`` and ``torch.compile``; the fused one is a single opaque node there.
 """
 
 from __future__ import annotations
@@ -95,27 +95,30 @@ def closed_form(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwid
 
 
 @torch.library.custom_op("sivibench::stein_pairs", mutates_args=())
-def _pairs(
-    x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool, backend: str
+def _fused(
+    x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Value [...] and gradients: the opaque node; picks the implementation when it runs."""
-    if backend == "auto":
-        backend = stein_backend(x.device, x.dtype)
-    if backend == "torch":
-        # contiguous, as the traced program was told
-        return tuple(t.contiguous() for t in closed_form(x, y, f, g, kernel, bandwidth, ustat))  # type: ignore
-    if stein_backend(x.device, x.dtype) != "fused":
-        raise ValueError(f"the fused Stein pass is not available for {x.dtype} on {x.device} here; use backend='torch'")
+    """Value [...] and gradients by the fused pass: one opaque node of a traced program."""
     batch = x.shape[:-2]
     flat = (t.reshape(-1, *t.shape[-2:]) for t in (x, y, f, g))
     loss, *gradients = stein_native.fused_pairs(*flat, kernel, bandwidth, ustat)
     return loss.reshape(batch), *(t.reshape(*batch, *t.shape[-2:]) for t in gradients)  # type: ignore
 
 
-@_pairs.register_fake
-def _(x, y, f, g, kernel, bandwidth, ustat, backend):
+@_fused.register_fake
+def _(x, y, f, g, kernel, bandwidth, ustat):
     like = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, y, f, g))
     return torch.empty(x.shape[:-2], dtype=x.dtype, device=x.device), *like
+
+
+def _pairs(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool, backend: str) -> Pairs:
+    """Value [...] and gradients; the choice is made while tracing, so the compiler sees into the torch one."""
+    available = stein_backend(x.device, x.dtype)
+    if backend == "fused" and available != "fused":
+        raise ValueError(f"the fused Stein pass is not available for {x.dtype} on {x.device} here; use backend='torch'")
+    if backend == "torch" or available == "torch":
+        return closed_form(x, y, f, g, kernel, bandwidth, ustat)
+    return _fused(x, y, f, g, kernel, bandwidth, ustat)
 
 
 class _SteinPairs(torch.autograd.Function):

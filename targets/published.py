@@ -17,4 +17,6 @@ def _logistic_score(target: Target, x: Tensor) -> Tensor:
 
 
 for _name in ("blr_waveform", "blr_breast_cancer"):
-    register("baseline", _name, source="longinYu/KSIVI, SIVISM: score of the logistic target by broadcasting")(_logistic_score)
+    register("baseline", _name, source="longinYu/KSIVI, SIVISM: score of the logistic target by broadcasting")(
+        _logistic_score
+    )

@@ -167,12 +167,13 @@ def test_torch_backend_op_count_does_not_depend_on_seeds_and_never_syncs(kernel,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_make_fx_sees_one_opaque_node(backend):
+def test_make_fx_sees_the_torch_operations_or_one_opaque_node(backend):
     arguments = batches(2, 10, 2, torch.float32)
     step = vmap(grad_and_value(op("gaussian", "exact", False, backend), argnums=(0, 2)))
     traced = make_fx(step, tracing_mode="fake")(*arguments)
-    assert sum("stein_pairs" in str(node.target) for node in traced.graph.nodes) == 1
-    assert len(list(traced.graph.nodes)) < 30
+    opaque = sum("stein_pairs" in str(node.target) for node in traced.graph.nodes)
+    assert opaque == (1 if backend == "fused" else 0)
+    assert len(list(traced.graph.nodes)) < (30 if opaque else 150)
     (gx, gf), value = traced(*arguments)
     (wx, wf), want = step(*arguments)
     for a, b in ((gx, wx), (gf, wf), (value, want)):
@@ -187,11 +188,12 @@ def test_compiled_graph_agrees():
     torch.testing.assert_close(compiled(*arguments), step(*arguments))
 
 
+@pytest.mark.skipif(stein_backend() != "fused", reason="no C++ compiler here")
 def test_opcheck():
     arguments = batches(2, 6, 2, torch.float32)
     torch.library.opcheck(
         torch.ops.sivibench.stein_pairs.default,
-        (*arguments, "gaussian", "exact", False, "auto"),
+        (*arguments, "gaussian", "exact", False),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -1,8 +1,8 @@
 """The iteration as something to call: a traced graph, the same graph compiled, or a CUDA graph.
 
 The iteration is traced once at the aten level (``make_fx``), whatever the method is written with (library modules,
-autograd functions, ``vmap``); the traced graph is run as it is or compiled.  Tracing freezes Python control flow, which is why a
-loss may not branch on data or on the step.
+autograd functions, ``vmap``); the traced graph is run as it is or compiled.  Tracing freezes Python control flow,
+which is why a loss may not branch on data or on the step.
 """
 
 from __future__ import annotations

@@ -148,7 +148,9 @@ def _curves(run: Fit, row: int) -> dict[str, Any]:
     for step, point in zip(run.curve_steps, run.curve, strict=True):
         if point["values"][row] is None:
             continue
-        curve = metrics.setdefault(point["metric"], {"step": [], "value": [], "protocol": next(iter(point["protocols"]))})
+        curve = metrics.setdefault(
+            point["metric"], {"step": [], "value": [], "protocol": next(iter(point["protocols"]))}
+        )
         curve["step"].append(step)
         curve["value"].append(float(f"{point['values'][row]:.6g}"))
     return {"loss": losses, "metrics": metrics}

@@ -1,0 +1,48 @@
+"""The README's example: a method in one file appears everywhere, and passes the contract tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory) -> Path:
+    block = re.search(r"<!-- file: (\S+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    path = tmp_path_factory.mktemp("plugin") / block[1]
+    path.write_text(block[2])
+    return path
+
+
+def command(plugin: Path, *arguments: str) -> str:
+    environment = os.environ | {"SIVIBENCH_PLUGINS": str(plugin)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_listed_run_and_in_the_leaderboard(plugin, tmp_path):
+    methods = json.loads(command(plugin, "-m", "bench", "list", "methods", "--json"))
+    assert "isotropic" in json.dumps(methods)
+    settings = ["method=isotropic", "target=multimodal", "method.lr=0.05", "train.iterations=300", "seeds=2"]
+    quick = ["eval.metrics=[js_grid]", "eval.curve_points=2", "--results", str(tmp_path)]
+    command(plugin, "-m", "bench", "run", *settings, *quick)
+    assert "isotropic" in command(plugin, "-m", "bench", "report", "--results", str(tmp_path))
+    assert "isotropic" in (tmp_path / "reports" / "report.html").read_text()
+
+
+def test_contract_tests_run_on_it(plugin):
+    chosen = ["tests/test_engine.py", "-k", "isotropic", "-m", "not slow"]
+    output = command(plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
+    assert int(re.search(r"(\d+) passed", output)[1]) >= 5

@@ -10,10 +10,10 @@ from targets.base import Target
 
 
 def _logistic_score(target: Target, x: Tensor) -> Tensor:
-    """sum_i y_i-signed x_i sigmoid(-x_i' beta) over an [N, B, d] array, then the prior; [B, d] -> [B, d]."""
-    design = target.signed_design.unsqueeze(1)
-    weights = torch.sigmoid(-(design * x.unsqueeze(0)).sum(-1, keepdim=True))
-    return (weights * design).sum(0) - target.prior_precision * x
+    """Sum over data of weight times row through an [N, B, d] array, then the prior; [B, d] -> [B, d]."""
+    weights = torch.sigmoid(-(target.signed_design @ x.T))
+    likelihood = (weights.unsqueeze(2) * target.signed_design.unsqueeze(1)).sum(0)
+    return likelihood - target.prior_precision * x
 
 
 for _name in ("blr_waveform", "blr_breast_cancer"):

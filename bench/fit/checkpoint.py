@@ -1,22 +1,27 @@
 """Checkpoints of a group of seeds: one file, written to a temporary name and renamed.
 
 The group is saved and continued whole, so that a continued fit does the same arithmetic as an undisturbed one.
+
+A file is one line of JSON (format, configuration, seeds, SHA-256 of the rest) and what ``torch.save`` makes of the
+state.  The digest is there because torch does not verify what it loads: a flipped bit would silently become a result.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.errors import UserError
+from bench.files import TEMPORARY, explain_os_error
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint:
@@ -39,43 +44,61 @@ class Checkpoint:
         Raises:
             UserError: the file cannot be written.
         """
-        temporary = self.path.with_suffix(f".tmp{os.getpid()}")
+        buffer = BytesIO()
+        torch.save(payload, buffer)
+        body = buffer.getbuffer()
+        about = {"format": FORMAT, "config_id": self.config_id, "seeds": self.seeds}
+        header = json.dumps(about | {"sha256": hashlib.sha256(body).hexdigest()})
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}{TEMPORARY}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                torch.save(payload | {"format": FORMAT, "config_id": self.config_id, "seeds": self.seeds}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:
-            # torch reports a full disk as a RuntimeError of its zip writer
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"cannot write the checkpoint {self.path}: {error}",
-                "free some space or choose another folder with --results; finished runs are kept",
-            ) from error
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(header.encode() + b"\n")
+                    file.write(body)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            problem = explain_os_error(self.path, error)
+            if problem is None:
+                raise
+            raise problem from error
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The saved payload, or None if there is none.
 
         Raises:
-            UserError: the file is unreadable or belongs to another format.
+            UserError: the file is damaged or belongs to another format or configuration.
         """
-        if not self.path.exists():
+        found = _read(self.path)
+        if found is None:
             return None
-        try:
-            payload = torch.load(self.path, map_location=device, weights_only=True)
-            if payload["format"] != FORMAT or payload["config_id"] != self.config_id:
-                raise KeyError("format")
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"checkpoint {self.path} is corrupt or from another version ({type(error).__name__})",
-                f"delete it to start that run again: rm {self.path}",
-            ) from error
+        header, body = found
+        if header["config_id"] != self.config_id or hashlib.sha256(body).hexdigest() != header["sha256"]:
+            raise _corrupt(self.path)
+        payload: dict[str, Any] = torch.load(BytesIO(body), map_location=device, weights_only=True)
         return payload
 
     def discard(self) -> None:
+        """Remove the file and what kills while writing it have left."""
+        for leftover in self.path.parent.glob(f".{self.path.name}.*{TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+
+def saved_groups(folder: Path, config_id: str) -> Iterator[Checkpoint]:
+    """The checkpoints of a configuration, in a fixed order.
+
+    Raises:
+        UserError: at the first damaged one.
+    """
+    for path in sorted(folder.glob(f"{config_id}-*.pt")):
+        found = _read(path)
+        if found is not None:
+            yield Checkpoint(folder, config_id, found[0]["seeds"])
 
 
 def covering(folder: Path, config_id: str, seeds: Sequence[int]) -> Checkpoint:
@@ -87,17 +110,42 @@ def covering(folder: Path, config_id: str, seeds: Sequence[int]) -> Checkpoint:
     exact = Checkpoint(folder, config_id, seeds)
     if exact.path.exists():
         return exact
-    for path in sorted(folder.glob(f"{config_id}-*.pt")):
-        saved = _saved_seeds(path)
-        if set(saved) & set(seeds):
-            return Checkpoint(folder, config_id, saved)
+    for checkpoint in saved_groups(folder, config_id):
+        if set(checkpoint.seeds) & set(seeds):
+            return checkpoint
     return exact
 
 
-def _saved_seeds(path: Path) -> list[int]:
+def split_by_group(folder: Path, config_id: str, seeds: Sequence[int]) -> list[list[int]]:
+    """``seeds`` in parts that each lie in one group: those of saved groups, and all others together.
+
+    Several groups arise when more seeds are asked for after a kill, or when two processes shared the seeds.
+    """
+    parts, left = [], list(seeds)
+    while left:
+        group = covering(folder, config_id, left).seeds
+        parts.append([seed for seed in left if seed in group])
+        left = [seed for seed in left if seed not in group]
+    return parts
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Header and body, None without a file (another process may remove it at any time)."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["seeds"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"checkpoint {path} is corrupt ({type(error).__name__})", f"delete it to start that run again: rm {path}"
-        ) from error
+        line, _, body = path.read_bytes().partition(b"\n")
+        header = json.loads(line)
+        if header["format"] != FORMAT or not {"config_id", "seeds", "sha256"} <= header.keys():
+            raise ValueError("format")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}", "check the file's permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _corrupt(path) from error
+    return header, body
+
+
+def _corrupt(path: Path) -> UserError:
+    return UserError(
+        f"checkpoint {path} is corrupt or from another version", f"delete it to start that run again: rm {path}"
+    )

@@ -38,6 +38,9 @@ class Fitted:
 
     def __init__(self, method: Method, target: Target, seed: int, device: torch.device | str = "cpu") -> None:
         self.method, self.target, self.seed, self.device = method, target, seed, device
+        parameter = next(method.parameters(), None)
+        self.dtype = torch.float32 if parameter is None else parameter.dtype
+        """What the method computes in; truth draws are given in it too."""
         self.cache: dict[tuple[object, ...], Any] = {}
         """Work that several metrics share, keyed by what it is and its parameters (q does not change)."""
 
@@ -46,7 +49,7 @@ class Fitted:
         return generator(self.seed, "eval", purpose)
 
     def noise(self, purpose: str) -> DirectNoise:
-        return DirectNoise(self.generator(purpose), self.device)
+        return DirectNoise(self.generator(purpose), self.device, self.dtype)
 
     @torch.no_grad()
     def draws(self, n: int, purpose: str = "q") -> Tensor:
@@ -55,11 +58,11 @@ class Fitted:
 
     def truth(self, n: int, purpose: str = "truth") -> Tensor:
         """n draws standing for p (exact, or a subset of the stored reference), [n, d], on ``device``."""
-        return self.target.truth(n, self.generator(purpose)).to(self.device)
+        return self.target.truth(n, self.generator(purpose)).to(self.device, self.dtype)
 
     def truth_pair(self, n: int) -> tuple[Tensor, Tensor]:
         """Two disjoint sets of n truth draws each: the first equals ``truth(n)``'s law, the pair gives noise floors."""
-        both = self.target.truth(2 * n, self.generator("truth")).to(self.device)
+        both = self.target.truth(2 * n, self.generator("truth")).to(self.device, self.dtype)
         return both[:n], both[n:]
 
 

@@ -1,0 +1,145 @@
+"""Each method against a closed form or an identity."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.fit.loop import fit
+from bench.fit.members import initialise
+from bench.noise import DirectNoise, generator
+from methods.base import Clock
+from methods.flows import IAF
+from methods.gaussian import FullRank, MeanField
+from methods.sivi import SIVI
+from methods.sivism import SIVISM
+from toy_gaussian import COVARIANCE, MEAN, Gaussian
+
+NOISE = "methods"
+
+
+def noise(*parts: object) -> DirectNoise:
+    return DirectNoise(generator(NOISE, *parts))
+
+
+def clock() -> Clock:
+    return Clock(torch.zeros(()), 100)
+
+
+def semi_implicit_gaussian(method):
+    """Give a method without hidden layers the law N(b, W W^T + sigma^2 I); returns mean and covariance."""
+    with torch.no_grad():
+        linear = method.q.mean[0]
+        linear.weight.copy_(torch.tensor([[0.8, 0.1], [-0.3, 0.6]]))
+        linear.bias.copy_(torch.tensor([0.5, 0.2]))
+        covariance = linear.weight @ linear.weight.T + method.q.sigma.square().diag()
+        return linear.bias.clone(), covariance
+
+
+def gaussian_elbo(mean, covariance) -> float:
+    """E_q[log p] + H(q) for q = N(mean, covariance) and the unnormalised test target."""
+    precision = torch.linalg.inv(COVARIANCE)
+    difference = mean - MEAN
+    energy = -0.5 * (torch.trace(precision @ covariance) + difference @ precision @ difference)
+    return float(energy + 0.5 * torch.logdet(covariance) + 1 + math.log(2 * math.pi))
+
+
+class TestSIVI:
+    arguments = {"noise_dim": 2, "hidden": (), "log_var": math.log(0.25)}
+
+    def bound(self, K: int, repeats: int = 40) -> tuple[float, float]:
+        """Monte Carlo mean of L_K and its standard error."""
+        method = SIVI(Gaussian(), **self.arguments)
+        semi_implicit_gaussian(method)
+        values = []
+        with torch.no_grad():
+            for repeat in range(repeats):
+                x, log_q = method.bound(500, K, noise(K, repeat))
+                values.append((method.target.log_prob(x) - log_q).mean())
+        values = torch.stack(values)
+        return float(values.mean()), float(values.std() / math.sqrt(repeats))
+
+    def test_bound_rises_with_K_to_the_exact_elbo(self):
+        exact = gaussian_elbo(*semi_implicit_gaussian(SIVI(Gaussian(), **self.arguments)))
+        bounds = [self.bound(K) for K in (1, 4, 16, 64, 1000)]
+        for (low, low_error), (high, high_error) in zip(bounds, bounds[1:], strict=False):
+            assert high > low + 2 * math.hypot(low_error, high_error) or abs(high - exact) < 0.02
+        assert exact - bounds[0][0] > 0.1
+        value, error = bounds[-1]
+        assert abs(value - exact) < 4 * error + 0.01
+
+    @pytest.mark.parametrize("covariance", ["diagonal", "full"])
+    def test_log_q_equals_the_mixture_density_of_the_conditional(self, covariance):
+        """The bound's pairwise density is the one that ``conditional`` declares."""
+        method = SIVI(Gaussian(), noise_dim=2, hidden=(5,), covariance=covariance, entry=0.4, log_var=-1.0)
+        J, K = 3, 4
+        x, log_q = method.bound(J, K, noise("density"))
+        again = noise("density")
+        z = again.normal(J + K, 2)
+        for j in range(J):
+            components = method.conditional(torch.cat([z[j : j + 1], z[J:]]))
+            expected = torch.logsumexp(components.log_prob(x[j]), 0) - math.log(K + 1)
+            torch.testing.assert_close(log_q[j], expected, rtol=1e-4, atol=1e-5)
+
+
+class TestSIVISM:
+    def game(self, shift: float) -> tuple[float, float]:
+        """Value of the game with the best (linear) critic plus ``shift``, and the Fisher divergence."""
+        method = SIVISM(Gaussian(), batch=200_000, noise_dim=2, hidden=(), critic=(), log_var=math.log(0.25))
+        mean, covariance = semi_implicit_gaussian(method)
+        p, q = torch.linalg.inv(COVARIANCE), torch.linalg.inv(covariance)
+        with torch.no_grad():
+            # s_p - s_q = (q - p) x + p m_p - q m_q
+            method.critic[0].weight.copy_(q - p)
+            method.critic[0].bias.copy_(p @ MEAN - q @ mean + shift)
+            value = float(method.fisher(noise("game"), clock()))
+        slope, constant = q - p, (q - p) @ mean + p @ MEAN - q @ mean
+        return value, float(torch.trace(slope @ covariance @ slope.T) + constant @ constant)
+
+    def test_best_critic_gives_the_fisher_divergence_and_others_less(self):
+        value, divergence = self.game(0.0)
+        assert abs(value - divergence) < 0.05 * divergence
+        shifted, _ = self.game(0.5)
+        # a critic off by a constant c loses exactly |c|^2 in expectation
+        assert abs((value - shifted) - 2 * 0.25) < 0.05
+
+
+class TestGaussians:
+    def fitted(self, cls):
+        members = initialise(lambda: cls(Gaussian(), batch=64, lr=0.02, decay=0.8, decay_every=200), [0])
+        return fit(members, [0], 2500).member(0, members[0])
+
+    def test_full_rank_recovers_the_target(self):
+        q = self.fitted(FullRank)
+        torch.testing.assert_close(q.mean.detach(), MEAN, atol=0.02, rtol=0)
+        torch.testing.assert_close((q.scale_tril() @ q.scale_tril().T).detach(), COVARIANCE, atol=0.03, rtol=0)
+
+    def test_mean_field_finds_the_conditional_variances(self):
+        """The best factorised Gaussian has variance 1 / precision_ii: it loses -ln(1 - rho^2) / 2 nats."""
+        q = self.fitted(MeanField)
+        variances = (2 * q.log_sd).exp().detach()
+        torch.testing.assert_close(variances, 1 / torch.linalg.inv(COVARIANCE).diagonal(), atol=0.03, rtol=0)
+        gap = gaussian_elbo(MEAN, COVARIANCE) - gaussian_elbo(q.mean.detach(), variances.diag())
+        assert abs(gap + 0.5 * math.log(1 - 0.6**2)) < 0.02
+
+    @pytest.mark.parametrize("cls", [FullRank, MeanField])
+    def test_log_prob_is_the_declared_gaussian(self, cls):
+        q = self.fitted(cls)
+        x = torch.randn(4, 3, 2, generator=generator("gaussian"))
+        declared = torch.distributions.MultivariateNormal(q.mean, scale_tril=q.scale_tril())
+        torch.testing.assert_close(q.log_prob(x), declared.log_prob(x))
+
+
+class TestIAF:
+    def test_density_of_pushed_draws_agrees_and_integrates_to_one(self):
+        torch.manual_seed(0)
+        method = IAF(Gaussian(), transforms=2, hidden=(16,))
+        with torch.no_grad():
+            x, log_q = method._push(noise("iaf").normal(50, 2))
+            torch.testing.assert_close(method.log_prob(x), log_q, rtol=1e-4, atol=1e-4)
+            axis = torch.linspace(-9, 9, 361)
+            grid = torch.cartesian_prod(axis, axis)
+            mass = method.log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+        assert abs(float(mass) - 1) < 0.01

@@ -1,0 +1,30 @@
+"""A correlated Gaussian target for tests of the engine and the methods."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from targets.base import Target
+
+MEAN = torch.ones(2)
+COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+
+
+class Gaussian(Target):
+    """N((1, 1), [[1, .6], [.6, 1]]), unnormalised."""
+
+    dim = 2
+    log_z = math.log(2 * math.pi) + 0.5 * math.log(1 - 0.6**2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("precision", torch.linalg.inv(COVARIANCE))
+
+    def log_prob(self, x):
+        y = x - 1.0
+        return -0.5 * ((y @ self.precision) * y).sum(-1)
+
+    def score(self, x):
+        return -(x - 1.0) @ self.precision

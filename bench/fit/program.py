@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from bench.fit.counting import counted
 from bench.fit.layout import group_name, layouts
 from bench.fit.tape import Draws, Probe, Replay
 from methods.base import Clock, Method, Player
@@ -64,7 +65,7 @@ class Program:
         """Run the player once to learn what it draws and how often it evaluates the target."""
         noise = Probe(self.device, self.dtype)
         clock = Clock(torch.zeros((), device=self.device, dtype=self.dtype), self.iterations)
-        with _counted(self.method.target) as count:
+        with counted(self.method.target) as count:
             (player.loss or player.update)(noise, clock)
         self.target_evaluations += count.rows * player.steps
         return Draws(noise.normals, noise.uniforms)
@@ -196,35 +197,3 @@ class Program:
             for name in self.method.carried:
                 into.get_buffer(name).copy_(state[f"buf/{name}"][row])
         return into
-
-
-class _Count:
-    rows = 0
-
-
-class _counted:
-    """Counts rows passed to a target's ``score`` and ``log_prob`` while the context is open."""
-
-    def __init__(self, target: nn.Module) -> None:
-        self.target, self.count, self.depth = target, _Count(), 0
-
-    def __enter__(self) -> _Count:
-        for name in ("score", "log_prob"):
-            self.target.__dict__[name] = self._wrap(getattr(self.target, name))
-        return self.count
-
-    def __exit__(self, *exc: object) -> None:
-        for name in ("score", "log_prob"):
-            del self.target.__dict__[name]
-
-    def _wrap(self, function: Callable) -> Callable:
-        def counting(x: Tensor) -> Tensor:
-            # an autograd score calls log_prob inside: count the outer call only
-            self.count.rows += x.numel() // x.shape[-1] if self.depth == 0 else 0
-            self.depth += 1
-            try:
-                return function(x)
-            finally:
-                self.depth -= 1
-
-        return counting

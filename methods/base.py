@@ -95,6 +95,10 @@ class Method(nn.Module):
         """The players, in the order they move."""
         raise NotImplementedError
 
+    def operations(self) -> dict[str, str]:
+        """Which implementation each replaceable operation takes here; recorded, but not part of the identity."""
+        return {}
+
     def sample(self, n: int, noise: Noise) -> Tensor:
         """n draws from q, [n, d]."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from methods.base import Clock, Noise, Player
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.kernels import Bandwidth, Kernel
 from methods.optim import Adam, staircase
-from methods.stein import stein_discrepancy
+from methods.stein import stein_backend, stein_discrepancy
 from targets.base import Target
 
 
@@ -74,6 +74,10 @@ class KSIVI(SemiImplicitMethod):
     def players(self) -> Sequence[Player]:
         adam, schedule = Adam(self.lr, self.betas), staircase(self.decay, self.decay_every)
         return [Player("q", owns=("q",), loss=self.loss, optimiser=adam, schedule=schedule)]
+
+    def operations(self) -> dict[str, str]:
+        log_var = self.q.log_var
+        return {"stein_pairs": stein_backend(log_var.device, log_var.dtype)}
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """KSD^2 = E k(x, x') <f, f'>,  f = s_p(x) - grad_x log q(x | z) = s_p(x) + xi / sigma."""

@@ -47,6 +47,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         torch.cuda.reset_peak_memory_stats(device)
     target = build_target(config).to(device, dtype)
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
+    env["operations"] = members[0].operations()
     evaluation = _Evaluation(config, target, members[0], group)
     show = {"auto": None, "always": True, "never": False}[config.progress]
     label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"

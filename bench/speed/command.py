@@ -72,11 +72,13 @@ def _row(method: str, target: str, variant: Variant, baseline: Variant) -> dict[
         "times_faster_than_plain": baseline.milliseconds / variant.milliseconds,
         "ratio_range": [min(ratios), max(ratios)],
         "setup_seconds": variant.setup_seconds,
+        "operations": variant.operations,
     }
 
 
 def _print(method: str, target: str, rows: list[dict[str, Any]], overrides: list[str]) -> None:
-    print(f"\n{method} x {target} {' '.join(overrides)}")
+    operations = " ".join(f"{name}={kind}" for name, kind in rows[-1]["operations"].items())
+    print(f"\n{method} x {target} {' '.join([*overrides, operations])}")
     print(f"{'mode':<9}{'seeds':>6}{'ms/seed-it':>12}{'(min-max)':>18}{'seed-it/s':>12}{'x plain':>9}{'set-up s':>10}")
     for row in rows:
         low, high = row["ms_range"]

@@ -25,6 +25,7 @@ class Variant:
     seeds: int
     step: Callable[[int], None]
     setup_seconds: float = 0.0
+    operations: dict[str, str] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
 
     @property
@@ -62,7 +63,7 @@ def _batched(config: Config, device: torch.device, count: int, mode: str) -> Var
             advance()
             done += 1
 
-    return Variant(mode, count, step, time.perf_counter() - started)
+    return Variant(mode, count, step, time.perf_counter() - started, members[0].operations())
 
 
 def measure(found: Sequence[Variant], device: torch.device, *, rounds: int, seconds: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -60,8 +61,9 @@ def execute(
         todo = [seed for seed in config.seeds if seed not in found]
         reused = len(config.seeds) - len(todo) - len(busy)
         tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
-        if todo:
-            found |= _fit(config, todo, store, device, fit or _engine())
+        for part in _parts(config, todo, store):
+            found |= _fit(config, part, store, device, fit or _engine())
+        _discard_checkpoints(config, store)
     return [found[seed] for seed in config.seeds]
 
 
@@ -114,17 +116,27 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
         # The engine counts continuations from a checkpoint, the previous record counts what failed before.
         records[seed]["cost"] = {**cost, "attempts": max(attempts[seed], cost.get("attempts", 1))}
         store.put(records[seed])
-    _discard_checkpoint(config, store, seeds)
     return records
 
 
-def _discard_checkpoint(config: Config, store: Store, seeds: Sequence[int]) -> None:
-    """Remove the group's checkpoint once each of its seeds has a record."""
-    from bench.fit.checkpoint import covering
+def _parts(config: Config, seeds: list[int], store: Store) -> list[list[int]]:
+    """Seeds that are fitted together: those of an interrupted fit continue as the group they were."""
+    if not seeds:
+        return []
+    from bench.fit.checkpoint import split_by_group
 
-    checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
-    if len(finished(config, store, checkpoint.seeds)) == len(checkpoint.seeds):
-        checkpoint.discard()
+    return split_by_group(store.artifacts / "checkpoints", config.config_id, seeds)
+
+
+def _discard_checkpoints(config: Config, store: Store) -> None:
+    """Remove checkpoints that nobody will continue; a kill right after the last record leaves one behind."""
+    from bench.fit.checkpoint import saved_groups
+
+    with suppress(UserError):  # a damaged file among them must not spoil a command that has done its work
+        for checkpoint in saved_groups(store.artifacts / "checkpoints", config.config_id):
+            records = finished(config, store, checkpoint.seeds)
+            if all(seed in records and records[seed]["status"] in ("done", "diverged") for seed in checkpoint.seeds):
+                checkpoint.discard()
 
 
 def _running(config: Config, seed: int, owner: dict[str, Any]) -> Record:

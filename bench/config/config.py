@@ -31,7 +31,7 @@ class Config:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         threads: torch threads of this process.
         compile: compile the training step.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: least time between checkpoints (0: one at every point of the loss curve).
         progress: ``auto`` (a bar on a terminal), ``always`` or ``never``.
         results: folder of the records.
         retry: fit again what failed, diverged or ran out of time.

@@ -75,7 +75,7 @@ AT_LEAST: dict[str, float] = {
     "eval.curve_points": 0,
     "eval.samples": 0,
     "threads": 1,
-    "checkpoint_seconds": 1,
+    "checkpoint_seconds": 0,
 }
 """Smallest value allowed."""
 

@@ -139,7 +139,9 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}", "check the file's permissions") from error
+        raise UserError(
+            f"cannot read the checkpoint {path}: {error.strerror}", "check the file's permissions"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupt(path) from error
     return header, body

@@ -96,7 +96,8 @@ def fit(
     progress = progress or Progress(iterations, show=False)
     before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
     step = run.step
-    while step < iterations:
+    # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
+    while step < iterations and bool(run.state["alive"].any()):
         end = min(tape.load(step), next(s for s in stops if s > step))
         for _ in range(step, end):
             advance()
@@ -108,9 +109,7 @@ def fit(
             run.curve.append(curve_hook(step, run))
         run.seconds = before + time.perf_counter() - started
         progress.update(step, run.losses, run.state["alive"])
-        if not bool(run.state["alive"].any()):
-            break
-        if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_seconds:
+        if checkpoint is not None and time.perf_counter() - saved_at >= checkpoint_seconds:
             save(run, checkpoint)
             saved_at = time.perf_counter()
     progress.close()

@@ -14,7 +14,7 @@ from bench import claims, registry
 from bench.config.identity import config_id
 from bench.errors import UserError
 from bench.files import TEMPORARY
-from bench.record import SCHEMA, STATUSES, read_record
+from bench.record import STATUSES, read_record
 from bench.store import Store
 
 
@@ -42,9 +42,9 @@ def check_store(store: Store) -> list[Problem]:
             problems.append(Problem("error", str(path), str(error).splitlines()[0]))
             continue
         places[record["run_id"]].append(path)
-        env = record.get("env") or {}
+        env = record["env"]
         if env.get("git") and not env.get("dirty"):
-            sources[env["git"]].setdefault(str(env.get("source")), path)
+            sources[str(env["git"])].setdefault(str(env.get("source")), path)
         problems += [Problem(level, str(path), message) for level, message in _record_problems(record, path)]
     for run_id, paths in places.items():
         if len(paths) > 1:
@@ -53,7 +53,7 @@ def check_store(store: Store) -> list[Problem]:
         for path in list(found.values())[1:]:
             message = f"commit {sha[:10]} was run with differing package files (see `source`)"
             problems.append(Problem("warning", str(path), message))
-    for path in sorted(store.runs.rglob(f".*{TEMPORARY}")):
+    for path in sorted([*store.runs.rglob(f".*{TEMPORARY}"), *store.artifacts.glob(f"checkpoints/.*{TEMPORARY}")]):
         problems.append(Problem("warning", str(path), "left over from an interrupted write; it can be deleted"))
     for path in claims.stale(store.claims):
         problems.append(Problem("warning", str(path), "stale claim; the next run takes it over"))
@@ -61,37 +61,40 @@ def check_store(store: Store) -> list[Problem]:
 
 
 def _record_problems(record: dict[str, Any], path: Path) -> Iterator[tuple[Literal["error", "warning"], str]]:
-    if record.get("schema") != SCHEMA:
-        yield "error", f"schema {record.get('schema')} instead of {SCHEMA}"
-        return
     if record["status"] not in STATUSES:
         yield "error", f"unknown status {record['status']!r}"
     if record["run_id"] != path.stem:
         yield "error", f"the file name does not match its run id {record['run_id']}"
-    if (record["target"], record["method"]) != (path.parent.parent.name, path.parent.name):
+    pair = (record["target"], record["method"])
+    if pair != (path.parent.parent.name, path.parent.name):
         yield "error", f"the folder does not match target {record['target']} and method {record['method']}"
-    recomputed = config_id(record.get("config") or {})
-    if (record.get("config_id"), record["run_id"]) != (recomputed, f"{recomputed}-s{record['seed']}"):
+    if pair != (record["config"]["target"]["name"], record["config"]["method"]["name"]):
+        yield "error", f"the configuration is not of target {record['target']} and method {record['method']}"
+    if (record["status"] == "diverged") != (record["diverged_at"] is not None):
+        yield "error", f"status {record['status']}, but diverged_at is {record['diverged_at']}"
+    recomputed = config_id(record["config"])
+    if (record["config_id"], record["run_id"]) != (recomputed, f"{recomputed}-s{record['seed']}"):
         yield "error", f"the configuration hashes to {recomputed}, not to the ids stored"
     yield from _metric_problems(record)
-    if (record.get("env") or {}).get("dirty"):
+    if record["env"].get("dirty"):
         yield "warning", "made with uncommitted changes of the package"
 
 
 def _metric_problems(record: dict[str, Any]) -> Iterator[tuple[Literal["error", "warning"], str]]:
-    metrics, protocols = record.get("metrics") or {}, record.get("protocols") or {}
-    followed = (record.get("curve") or {}).get("metrics") or {}
+    metrics, protocols, followed = record["metrics"], record["protocols"], record["curve"]["metrics"]
     for name, measured in [*metrics.items(), *((f"{name} (curve)", curve) for name, curve in followed.items())]:
-        if measured.get("protocol") not in protocols:
-            yield "error", f"{name}: protocol {measured.get('protocol')} is not among the record's protocols"
+        if measured["protocol"] not in protocols:
+            yield "error", f"{name}: protocol {measured['protocol']} is not among the record's protocols"
+    for name, curve in [*record["curve"]["loss"].items(), *followed.items()]:
+        if len(curve["step"]) != len(curve["value"]):
+            yield "error", f"the curve of {name} has {len(curve['step'])} steps and {len(curve['value'])} values"
     for key, protocol in protocols.items():
         digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
         if digest != key:
             yield "error", f"protocol {key} hashes to {digest}"
     if record["status"] != "done":
         return
-    skipped = record.get("skipped_metrics") or {}
-    asked = record["config"]["eval"].get("metrics")
+    skipped, asked = record["skipped_metrics"], record["config"]["eval"]["metrics"]
     level: Literal["error", "warning"] = "error"
     if asked is None:  # the target's own list, which may have grown since
         entry = registry.entries("target").get(record["target"])
@@ -99,6 +102,6 @@ def _metric_problems(record: dict[str, Any]) -> Iterator[tuple[Literal["error", 
         if not metrics and not skipped:
             yield "error", "done, but without any metric"
             return
-    for name in asked:
+    for name in map(str, asked):
         if name not in metrics and name not in skipped:
             yield level, f"metric {name} is missing"

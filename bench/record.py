@@ -10,6 +10,7 @@ from typing import Any
 from bench.config.config import Config
 from bench.errors import UserError
 from bench.files import write_json_atomic
+from bench.shape import misfit
 
 SCHEMA = 1
 STATUSES = ("done", "failed", "diverged", "timeout")
@@ -64,15 +65,23 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record.
 
     Raises:
-        UserError: the file is not a JSON object with a run id, or cannot be read; the message names it.
+        UserError: the file is not a record of this schema, or cannot be read; the message names it.
     """
     hint = "delete the file (the run is then done again) or restore it from git"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"corrupt record {path}: {error}", hint) from error
     except OSError as error:
         raise UserError(f"cannot read the record {path}: {error.strerror}", "check the file's permissions") from error
-    if not isinstance(record, dict) or not {"run_id", "status", "method", "target", "seed"} <= record.keys():
-        raise UserError(f"corrupt record {path}: it lacks run_id, status, method, target or seed", hint)
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise UserError(f"record {path} has schema {schema}, this version reads {SCHEMA}", "move it away")
+    wrong = misfit(record)
+    if wrong is not None:
+        raise UserError(f"corrupt record {path}: {wrong}", hint)
     return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -103,15 +103,19 @@ def discover() -> None:
     global _discovered
     if _discovered:
         return
-    _discovered = True
-    for package_name in ("methods", "targets", "bench.metrics"):
-        package = importlib.import_module(package_name)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package_name}.{module.name}")
-    for plugin in entry_points(group="sivibench.plugins"):
-        plugin.load()
-    for path in filter(None, os.environ.get("SIVIBENCH_PLUGINS", "").split(os.pathsep)):
-        _import_file(Path(path))
+    _discovered = True  # first: a component may look into the registry while it is imported
+    try:
+        for package_name in ("methods", "targets", "bench.metrics"):
+            package = importlib.import_module(package_name)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{package_name}.{module.name}")
+        for plugin in entry_points(group="sivibench.plugins"):
+            plugin.load()
+        for path in filter(None, os.environ.get("SIVIBENCH_PLUGINS", "").split(os.pathsep)):
+            _import_file(Path(path))
+    except BaseException:
+        _discovered = False
+        raise
 
 
 def _import_file(path: Path) -> None:

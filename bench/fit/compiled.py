@@ -7,6 +7,9 @@ which is why a loss may not branch on data or on the step.
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from bench.errors import UserError
 from bench.fit.program import Program, State
 
 
@@ -43,15 +47,22 @@ def build(program: Program, state: State, noise: list[Tensor], *, compile: bool)
     Args:
         compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph.
             Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
+
+    Raises:
+        UserError: ``compile`` on a CPU without a C++ compiler.
     """
     values = list(state.values())
     traced = trace(program, state, noise)
     if not compile:
         return lambda: traced(values, noise)
+    if program.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
+        raise UserError("compile=true needs a C++ compiler", "apt install g++ (or set CXX), or leave compile=false")
     compiled = torch.compile(traced, fullgraph=True, dynamic=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch warning about its own use of torch
+        compiled([value.clone() for value in values], noise)  # on a copy: compiling is set-up
     if program.device.type == "cuda":
         return _capture(compiled, values, noise)
-    compiled([value.clone() for value in values], noise)  # compile now, on a copy, so that set-up time is set-up time
     return lambda: compiled(values, noise)
 
 

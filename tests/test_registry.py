@@ -1,0 +1,64 @@
+"""The registry: what every component must bring, and how plugins get in."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import registry
+from bench.errors import UserError
+from bench.registry import entries, get, register
+
+ALL = [(kind, name) for kind in ("method", "target", "metric") for name in entries(kind)]
+
+
+@pytest.mark.parametrize("kind, name", ALL)
+def test_every_component_says_what_it_is_and_where_it_comes_from(kind, name):
+    entry = get(kind, name)
+    assert len(entry.description) > 15 and "\n" not in entry.description
+    assert len(entry.source) > 5
+    assert entry.version >= 1
+    assert all(p.annotation is not None for p in entry.parameters.values())
+
+
+def test_unknown_name_lists_the_choices_and_guesses():
+    with pytest.raises(UserError, match="did you mean 'meanfield'.*choose from: .*meanfield"):
+        get("method", "meanfeild")
+
+
+def test_a_hyper_parameter_needs_a_default_and_a_name_belongs_to_one_class():
+    with pytest.raises(ValueError, match="'width' needs a default"):
+
+        @register("method", "widthless", source="nobody")
+        class Widthless:
+            """No default."""
+
+            def __init__(self, target, *, width: int):
+                pass
+
+    with pytest.raises(ValueError, match="already registered"):
+
+        @register("method", "meanfield", source="nobody")
+        class Impostor:
+            """Takes a name that is taken."""
+
+
+def test_a_package_registers_through_the_entry_point(monkeypatch):
+    """The module an entry point names is loaded by ``discover`` like our own."""
+
+    class Point:
+        def load(self):
+            @register("metric", "from_a_package", source="a package")
+            class FromAPackage:
+                """A metric that lives elsewhere."""
+
+    monkeypatch.setattr(registry, "_ENTRIES", {kind: dict(found) for kind, found in registry._ENTRIES.items()})
+    monkeypatch.setattr(registry, "_discovered", False)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()] if group == "sivibench.plugins" else [])
+    assert get("metric", "from_a_package").source == "a package"
+
+
+def test_a_plugin_path_that_is_no_file_says_so(monkeypatch):
+    monkeypatch.setenv("SIVIBENCH_PLUGINS", "/nowhere/at_all.py")
+    monkeypatch.setattr(registry, "_discovered", False)
+    with pytest.raises(UserError, match="not a file"):
+        registry.discover()

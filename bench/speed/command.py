@@ -10,6 +10,7 @@ import torch
 
 from bench.config import compose
 from bench.device import device_name, resolve_device
+from bench.environment import environment
 from bench.errors import UserError
 from bench.speed.measure import Variant, measure, variants
 
@@ -45,7 +46,8 @@ def main(args: argparse.Namespace) -> int:
             if not args.json:
                 _print(method, target, cell, args.overrides)
     if args.json:
-        print(json.dumps({"hardware": hardware, "overrides": args.overrides, "rows": rows}, indent=1))
+        env = environment(device, threads=args.threads, compile="compile" in args.modes)
+        print(json.dumps({"hardware": hardware, "env": env, "overrides": args.overrides, "rows": rows}, indent=1))
     return 0
 
 

@@ -18,7 +18,7 @@ from bench.speed.measure import Variant, measure, variants
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("--method", default="ksivi,sivism", help="methods, comma separated")
-    parser.add_argument("--target", default="banana,blr_waveform", help="targets, comma separated")
+    parser.add_argument("--target", default="banana,blr_breast_cancer", help="targets, comma separated")
     parser.add_argument("--seeds", default="1,10", help="numbers of seeds trained together, comma separated")
     parser.add_argument("--modes", default="eager,compile", help="eager (traced graph), compile")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")

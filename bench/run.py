@@ -63,7 +63,7 @@ def execute(
         tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
         for part in _parts(config, todo, store):
             found |= _fit(config, part, store, device, fit or _engine())
-        _discard_checkpoints(config, store)
+        _tidy(config, store)
     return [found[seed] for seed in config.seeds]
 
 
@@ -128,8 +128,8 @@ def _parts(config: Config, seeds: list[int], store: Store) -> list[list[int]]:
     return split_by_group(store.artifacts / "checkpoints", config.config_id, seeds)
 
 
-def _discard_checkpoints(config: Config, store: Store) -> None:
-    """Remove checkpoints that nobody will continue; a kill right after the last record leaves one behind."""
+def _tidy(config: Config, store: Store) -> None:
+    """Remove what kills have left of finished runs: checkpoints that nobody will continue, claims of the dead."""
     from bench.fit.checkpoint import saved_groups
 
     with suppress(UserError):  # a damaged file among them must not spoil a command that has done its work
@@ -137,6 +137,10 @@ def _discard_checkpoints(config: Config, store: Store) -> None:
             records = finished(config, store, checkpoint.seeds)
             if all(seed in records and records[seed]["status"] in ("done", "diverged") for seed in checkpoint.seeds):
                 checkpoint.discard()
+    dead = [run_id for run_id in map(config.run_id, config.seeds) if claims.is_stale(store.claims / f"{run_id}.json")]
+    if dead:
+        with claims.claim(store.claims, dead):
+            pass  # taken over and released
 
 
 def _running(config: Config, seed: int, owner: dict[str, Any]) -> Record:

@@ -50,6 +50,8 @@ class Store:
         """
         path = self.path(record["run_id"], record["target"], record["method"])
         write_json_atomic(path, record)
+        for leftover in path.parent.glob(f".{path.name}.*{TEMPORARY}"):  # of a process that was killed here
+            leftover.unlink(missing_ok=True)
         return path
 
     def files(self, target: str = "*", method: str = "*") -> list[Path]:

@@ -24,6 +24,8 @@ test-slow: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy bench methods targets
 
 clean-demo:
 	rm -rf demo

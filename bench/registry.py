@@ -86,7 +86,7 @@ def register(kind: Kind, name: str, *, source: str, **attributes: Any) -> Callab
     return add
 
 
-def _parameters(cls: type, name: str) -> dict[str, Parameter]:
+def _parameters(cls: type[object], name: str) -> dict[str, Parameter]:
     hints = typing.get_type_hints(cls.__init__)
     found = {}
     for key, parameter in inspect.signature(cls.__init__).parameters.items():

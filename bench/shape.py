@@ -37,7 +37,7 @@ RECORD: dict[str, Any] = {
 
 def misfit(value: Any, shape: Any = RECORD, where: str = "it") -> str | None:
     """The first place where ``value`` differs from ``shape``, in words; None if there is none."""
-    kind = {dict: dict, list: list}.get(type(shape), shape)
+    kind = type(shape) if isinstance(shape, dict | list) else shape
     if not isinstance(value, kind):
         return f"{where} is {'null' if value is None else type(value).__name__}"
     inner: list[tuple[str, Any, Any]] = []

@@ -78,6 +78,9 @@ class Player:
 class Method(nn.Module):
     """A variational family q and how it is fitted to ``target``; subclasses add keyword-only hyper-parameters."""
 
+    registered_name: ClassVar[str] = ""
+    """Set by ``bench.registry.register``."""
+
     version: ClassVar[int] = 1
     """Raised whenever the mathematics changes under the same configuration: it enters the run's identity."""
 

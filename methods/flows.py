@@ -6,18 +6,22 @@ from collections.abc import Sequence
 
 import zuko
 from torch import Tensor
+from zuko.flows import Flow
 
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player
-from methods.optim import Adam, staircase
+from methods.optim import Adam, Schedule, staircase
 from targets.base import Target
 
 
 class FlowMethod(Method):
     """An explicit flow q fitted by the reparameterised reverse KL; subclasses build ``self.flow``."""
 
+    flow: Flow
     batch: int
     lr: float
+    schedule: Schedule
+    clip: float | None
 
     def players(self) -> Sequence[Player]:
         return [Player("q", ("flow",), loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule, clip=self.clip)]
@@ -72,6 +76,6 @@ class IAF(FlowMethod):
         forward = zuko.flows.MAF(target.dim, transforms=transforms, hidden_features=tuple(hidden))
         # zuko names no IAF: it is the inverse of a MAF, step by step in reverse order
         inverse = [zuko.lazy.LazyInverse(step) for step in reversed(forward.transform.transforms)]
-        self.flow = zuko.flows.Flow(inverse, forward.base)
+        self.flow = Flow(inverse, forward.base)
         self.batch, self.lr, self.clip = batch, lr, clip
         self.schedule = staircase(decay, decay_every)

@@ -16,7 +16,7 @@ All functions take points x [..., N, d] and y [..., M, d], have static shapes an
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ def statistic(kernel: str, x: Tensor, y: Tensor) -> Tensor:
 
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[-1] <= 4:  # one pass per coordinate, and no cancellation
-        return sum((x[..., :, None, c] - y[..., None, :, c]).square() for c in range(x.shape[-1]))
+        # sum's type allows for the int 0, which it returns for d = 0 only
+        return cast(Tensor, sum((x[..., :, None, c] - y[..., None, :, c]).square() for c in range(x.shape[-1])))
     # |x|^2 + |y|^2 - 2 <x, y> about the mean of y, so that the cancellation is of the size of the cloud
     centre = y.mean(-2, keepdim=True)
     x, y = x - centre, y - centre

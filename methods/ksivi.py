@@ -84,5 +84,6 @@ class KSIVI(SemiImplicitMethod):
         ustat, N = self.statistic == "ustat", self.batch
         x, u = self.q.draw(N if ustat else 2 * N, noise)  # both batches in one call of the net
         f = anneal(clock, self.anneal) * self.target.score(x) + u
-        options = {"kernel": self.kernel, "bandwidth": self.bandwidth, "ustat": ustat}
-        return stein_discrepancy(x[:N], x[-N:], f[:N], f[-N:], **options)
+        return stein_discrepancy(
+            x[:N], x[-N:], f[:N], f[-N:], kernel=self.kernel, bandwidth=self.bandwidth, ustat=ustat
+        )

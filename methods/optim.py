@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-Schedule = Callable[["object"], Tensor | float]
+if TYPE_CHECKING:
+    from methods.base import Clock
+
+Schedule = Callable[["Clock"], Tensor | float]
 """Clock -> factor on the learning rate."""
 
 
 class Optimiser(Protocol):
     """A first-order rule; ``slots`` are tensors of the parameters' shape."""
 
-    lr: float
-    slots: tuple[str, ...]
+    @property
+    def lr(self) -> float: ...
+
+    @property
+    def slots(self) -> tuple[str, ...]: ...
 
     def step(self, grad: Tensor, slots: dict[str, Tensor], count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Direction to subtract (before the learning rate) and the new slots; ``count`` is 1 at the first step."""
@@ -71,7 +77,7 @@ class SGD:
         return grad, {}
 
 
-def constant(clock) -> float:
+def constant(clock: Clock) -> float:
     """No decay."""
     return 1.0
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player
+from methods.base import Clock, Noise, Player
 from methods.families import anneal
 from methods.kernels import profile
+from methods.ksivi import KSIVI
 
 
 @register(
     "baseline", "ksivi", source="longinYu/KSIVI: pairwise differences [N, N, d], autograd through kernel and median"
 )
-def ksivi_loss(method: Method, player: Player, noise: Noise, clock: Clock) -> Tensor:
+def ksivi_loss(method: KSIVI, player: Player, noise: Noise, clock: Clock) -> Tensor:
     """KSD^2 of two batches with the kernel matrix built from [N, N, d] differences (always the exact median)."""
     (x, u), (y, v) = method.q.draw(method.batch, noise), method.q.draw(method.batch, noise)
     f = anneal(clock, method.anneal) * method.target.score(x) + u

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.families import SemiImplicit, SemiImplicitMethod
+from methods.families import Activation, SemiImplicit, SemiImplicitMethod
 from methods.optim import SGD, Adam, exponential
 from targets.base import Target
 
@@ -23,12 +23,14 @@ class FullCovariance(SemiImplicit):
     The diagonal of L is not constrained to be positive (as in the published code); only |L_ii| enters the density.
     """
 
-    def __init__(self, dim: int, *, entry: float, **mean: object) -> None:
-        super().__init__(dim, **mean)
+    def __init__(
+        self, dim: int, noise_dim: int, hidden: tuple[int, ...], *, activation: Activation, log_var: float, entry: float
+    ) -> None:
+        super().__init__(dim, noise_dim, hidden, log_var=log_var, activation=activation)
         self.log_var.requires_grad_(False)  # the diagonal scale of the parent class is not used
         self.tril = nn.Parameter(torch.full((dim, dim), entry))
 
-    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("use means() and add L xi")
 
     @property
@@ -87,17 +89,18 @@ class SIVI(SemiImplicitMethod):
         scale_until: int = 2000,
     ) -> None:
         super().__init__(target)
-        mean = {"noise_dim": noise_dim, "hidden": tuple(hidden), "activation": activation, "log_var": log_var}
-        self.full = covariance == "full"
-        self.q = FullCovariance(target.dim, entry=entry, **mean) if self.full else SemiImplicit(target.dim, **mean)
-        if not self.full:
+        sizes = target.dim, noise_dim, tuple(hidden)
+        if covariance == "full":
+            self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)
+        else:
+            self.q = SemiImplicit(*sizes, activation=activation, log_var=log_var)
             self.q.log_var.requires_grad_(learn_var)
         self.outer, self.auxiliary = outer, auxiliary
         self.lr, self.lr_scale, self.scale_until = lr, lr_scale, scale_until
         self.schedule = exponential(decay, decay_every)
 
     def players(self) -> Sequence[Player]:
-        if not self.full:
+        if not isinstance(self.q, FullCovariance):
             return [Player("q", ("q",), loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule)]
         networks = tuple(f"q.{n}" for n, p in self.q.named_parameters() if p.requires_grad and n != "tril")
         return [
@@ -131,16 +134,16 @@ class SIVI(SemiImplicitMethod):
         return x, log_q - math.log(auxiliary + 1)
 
     def _scale(self, xi: Tensor) -> Tensor:
-        return xi @ self.q.factor.T if self.full else self.q.sigma * xi
+        return xi @ self.q.factor.T if isinstance(self.q, FullCovariance) else self.q.sigma * xi
 
     def _whiten(self, x: Tensor) -> Tensor:
         """L^-1 x for rows x, [n, d] -> [n, d]."""
-        if not self.full:
-            return x / self.q.sigma
-        return torch.linalg.solve_triangular(self.q.factor, x.T, upper=False).T
+        if isinstance(self.q, FullCovariance):
+            return torch.linalg.solve_triangular(self.q.factor, x.T, upper=False).T
+        return x / self.q.sigma
 
     def _log_det(self) -> Tensor:
-        diagonal = self.q.factor.diagonal().abs() if self.full else self.q.sigma
+        diagonal = self.q.factor.diagonal().abs() if isinstance(self.q, FullCovariance) else self.q.sigma
         return diagonal.log().sum()
 
     def sample(self, n: int, noise: Noise) -> Tensor:

@@ -99,10 +99,12 @@ def _fused(
     x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Value [...] and gradients by the fused pass: one opaque node of a traced program."""
-    batch = x.shape[:-2]
-    flat = (t.reshape(-1, *t.shape[-2:]) for t in (x, y, f, g))
-    loss, *gradients = stein_native.fused_pairs(*flat, kernel, bandwidth, ustat)
-    return loss.reshape(batch), *(t.reshape(*batch, *t.shape[-2:]) for t in gradients)  # type: ignore
+
+    def flat(t: Tensor) -> Tensor:
+        return t.reshape(-1, *t.shape[-2:])
+
+    loss, gx, gy, gf, gg = stein_native.fused_pairs(flat(x), flat(y), flat(f), flat(g), kernel, bandwidth, ustat)
+    return loss.reshape(x.shape[:-2]), gx.reshape_as(x), gy.reshape_as(y), gf.reshape_as(f), gg.reshape_as(g)
 
 
 @_fused.register_fake

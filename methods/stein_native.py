@@ -143,7 +143,7 @@ def fused_pairs(
     assert native is not None, "callers ask stein_backend() first"
     x, y, f, g = (t.contiguous() for t in (x, y, f, g))
     S, N, d = x.shape
-    out = (x.new_empty(S), *(torch.empty_like(t) for t in (x, y, f, g)))
+    out = x.new_empty(S), torch.empty_like(x), torch.empty_like(y), torch.empty_like(f), torch.empty_like(g)
     sizes = (S, N, y.shape[1], d, KERNELS.index(kernel), BANDWIDTHS.index(bandwidth), int(ustat))
     if native.sivibench_stein_pairs(*sizes, *(t.data_ptr() for t in (x, y, f, g, *out))):
         raise ValueError(f"unknown kernel {kernel!r}")

@@ -20,6 +20,9 @@ class Target(nn.Module):
     ``vmap`` and are compiled).
     """
 
+    registered_name: ClassVar[str] = ""
+    """Set by ``bench.registry.register``."""
+
     version: ClassVar[int] = 1
     """Raised whenever the density, its data or its reference changes: it enters the run's identity."""
 

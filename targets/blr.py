@@ -9,7 +9,6 @@ Both sums go through the signed design Z = diag(s) X only, so the work is a prod
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,7 +49,6 @@ class LogisticRegression(Target):
     )
     curve_metric = "sliced_w2"
     reference_sampler = "mala"  # log-concave, so one mode
-    registered_name: ClassVar[str] = ""
 
     signed_design: Tensor
     signed_test: Tensor

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bench.registry import register
-from targets.base import Target
+from targets.blr import LogisticRegression
 
 
-def _logistic_score(target: Target, x: Tensor) -> Tensor:
+def _logistic_score(target: LogisticRegression, x: Tensor) -> Tensor:
     """Sum over data of weight times row through an [N, B, d] array, then the prior; [B, d] -> [B, d]."""
     weights = torch.sigmoid(-(target.signed_design @ x.T))
     likelihood = (weights.unsqueeze(2) * target.signed_design.unsqueeze(1)).sum(0)

@@ -86,7 +86,8 @@ class _Evaluation:
     def curve_point(self, step: int, run: Fit) -> dict[str, Any]:
         """The followed metric of every seed alive."""
         name = self.target.curve_metric
-        values, protocols = [], {}
+        values: list[float | None] = []
+        protocols: dict[str, Any] = {}
         for row in range(len(self.seeds)):
             if run.diverged_at(row) is not None:
                 values.append(None)

@@ -63,10 +63,12 @@ class Program:
 
     def _probe(self, player: Player) -> Draws:
         """Run the player once to learn what it draws and how often it evaluates the target."""
+        move = player.loss or player.update
+        assert move is not None, f"player {player.name!r} has neither a loss nor an update"
         noise = Probe(self.device, self.dtype)
         clock = Clock(torch.zeros((), device=self.device, dtype=self.dtype), self.iterations)
         with counted(self.method.target) as count:
-            (player.loss or player.update)(noise, clock)
+            move(noise, clock)
         self.target_evaluations += count.rows * player.steps
         return Draws(noise.normals, noise.uniforms)
 
@@ -85,11 +87,10 @@ class Program:
             if player.ema is not None:
                 state[f"ema/{group_name(player)}"] = theta.clone()
             state[f"loss/{player.name}"] = theta.new_zeros(seeds)
-        options = {"device": self.device}
-        state["lr_scale"] = torch.tensor(lr_scale or [1.0] * seeds, dtype=self.dtype, **options)
-        state["alive"] = torch.ones(seeds, dtype=torch.bool, **options)
-        state["died"] = torch.full((seeds,), -1, dtype=torch.int64, **options)
-        state["step"] = torch.zeros((), dtype=torch.int64, **options)
+        state["lr_scale"] = torch.tensor(lr_scale or [1.0] * seeds, dtype=self.dtype, device=self.device)
+        state["alive"] = torch.ones(seeds, dtype=torch.bool, device=self.device)
+        state["died"] = torch.full((seeds,), -1, dtype=torch.int64, device=self.device)
+        state["step"] = torch.zeros((), dtype=torch.int64, device=self.device)
         return {key: value.clone() for key, value in state.items()}
 
     def iteration(self, state: State, normals: Tensor, uniforms: Tensor) -> State:

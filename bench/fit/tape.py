@@ -26,15 +26,15 @@ class Probe:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.normals = self.uniforms = 0
         self._generator = generator("probe", device=device)
-        self._options = {"device": device, "dtype": dtype}
+        self.device, self.dtype = device, dtype
 
     def normal(self, *shape: int) -> Tensor:
         self.normals += prod(shape)
-        return torch.randn(shape, generator=self._generator, **self._options)
+        return torch.randn(shape, generator=self._generator, device=self.device, dtype=self.dtype)
 
     def uniform(self, *shape: int) -> Tensor:
         self.uniforms += prod(shape)
-        return torch.rand(shape, generator=self._generator, **self._options)
+        return torch.rand(shape, generator=self._generator, device=self.device, dtype=self.dtype)
 
 
 class Replay:
@@ -76,9 +76,8 @@ class Tape:
         self.seeds, self.device = seeds, device
         values = max(1, draws.normals + draws.uniforms)
         self.length = max(1, min(MAX_BLOCK_STEPS, MAX_BLOCK_VALUES // values))
-        options = {"device": device, "dtype": dtype}
-        self.normals = torch.zeros(len(seeds), self.length, draws.normals, **options)
-        self.uniforms = torch.zeros(len(seeds), self.length, draws.uniforms, **options)
+        self.normals = torch.zeros(len(seeds), self.length, draws.normals, device=device, dtype=dtype)
+        self.uniforms = torch.zeros(len(seeds), self.length, draws.uniforms, device=device, dtype=dtype)
         self.block = -1
 
     def load(self, step: int) -> int:

@@ -39,7 +39,12 @@ def variants(config: Config, device: torch.device, seeds: Sequence[int], modes: 
     iterations = config.train["iterations"]
     plain_target = build_target(config).to(device)
     single = plain_step(build_method(config, plain_target).to(device), iterations)
-    found = [Variant("plain", 1, lambda n: [single() for _ in range(n)] and None)]
+
+    def plain(n: int) -> None:
+        for _ in range(n):
+            single()
+
+    found = [Variant("plain", 1, plain)]
     for mode in modes:
         found += [_batched(config, device, count, mode) for count in seeds]
     return found

@@ -8,6 +8,7 @@ suite does cleverly: for a method ``(method, player, noise, clock) -> loss``, fo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -25,7 +26,8 @@ def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], N
     published_loss = baselines.get(method.registered_name)
     published_score = baselines.get(method.target.registered_name)
     if published_score is not None:
-        method.target.score = lambda x: published_score.obj(method.target, x)
+        score = partial(published_score.obj, method.target)
+        method.target.score = score  # type: ignore[method-assign]  # on this one object only
     players = [(player, _optimiser(method, player)) for player in method.players()]
     done = 0
 
@@ -37,8 +39,10 @@ def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], N
                 method.zero_grad()
                 if published_loss is not None:
                     loss = published_loss.obj(method, player, noise, clock)
-                else:
+                elif player.loss is not None:
                     loss = player.loss(noise, clock)
+                else:
+                    raise TypeError(f"player {player.name!r} has no loss")
                 loss.backward()
                 optimiser.step()
         done += 1

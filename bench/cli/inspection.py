@@ -20,8 +20,15 @@ STATES = ("done", "failed", "diverged", "timeout", "running", "missing")
 
 
 def store_of(args: argparse.Namespace) -> Store:
-    """The results folder of a command that composes no configuration."""
-    return Store(args.results or os.environ.get("SIVIBENCH_RESULTS") or "results")
+    """The results folder of a command that composes no configuration.
+
+    Raises:
+        UserError: it is a file.
+    """
+    store = Store(args.results or os.environ.get("SIVIBENCH_RESULTS") or "results")
+    if store.root.exists() and not store.root.is_dir():
+        raise UserError(f"{store.root} is a file, not a results folder", "give a folder with --results")
+    return store
 
 
 def name_unreadable(errors: Iterable[UserError]) -> int:
@@ -94,6 +101,8 @@ def show(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """All problems of the results folder; 1 if any is an error."""
     store = store_of(args)
+    if not store.root.exists():  # a mistyped name must not pass
+        raise UserError(f"there is no results folder {store.root}", "give one with --results")
     problems = check_store(store)
     if args.json:
         print_json([vars(problem) for problem in problems])

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import registry
 from bench.cli.inspection import name_unreadable, store_of
 from bench.cli.parser import print_json
+from bench.files import explain_os_error
 
 
 def report(args: argparse.Namespace) -> int:
@@ -21,12 +22,19 @@ def report(args: argparse.Namespace) -> int:
     code = name_unreadable(unreadable)
     if args.json:
         print_json(as_json(records))
-        if args.out:
-            write_report(records, Path(args.out), _title(args))
+    else:
+        print(render_terminal(records), end="")
+    if not (args.out if args.json else records):
         return code
-    print(render_terminal(records), end="")
-    if records:
-        paths = write_report(records, Path(args.out) if args.out else store.root / "reports", _title(args))
+    folder = Path(args.out) if args.out else store.root / "reports"
+    try:
+        paths = write_report(records, folder, _title(args))
+    except OSError as error:
+        problem = explain_os_error(folder, error)
+        if problem is None:
+            raise
+        raise problem from error
+    if not args.json:
         print(f"written: {', '.join(str(path) for path in paths.values())}")
     return code
 

@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
         return None
     except OSError as error:
         raise UserError(
-            f"cannot read the checkpoint {path}: {error.strerror}", "check the file's permissions"
+            f"cannot read the checkpoint {path}: {error.strerror}", "look at that folder and its permissions"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupt(path) from error

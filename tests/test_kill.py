@@ -128,6 +128,18 @@ def test_a_run_that_is_running_is_left_alone_until_its_process_is_killed(tmp_pat
     assert {r["status"] for r in Store(tmp_path).records()} == {"done"}
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_polite_end_releases_the_claims(number, code, tmp_path):
+    process = start("run", "method=meanfield", *SMALL, results=tmp_path, TEST_HOLD=tmp_path / "never")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("artifacts/checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    done = process.wait()
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert [path.suffix for path in leftovers(tmp_path)] == [".pt"]
+
+
 def _to_fit(stderr: str) -> int:
     found = re.search(r"(\d+) to fit", stderr)
     assert found is not None, stderr

@@ -1,0 +1,100 @@
+"""Checkpoint files: atomic, verified, and which of them a set of seeds continues from."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.fit.checkpoint import Checkpoint, covering, saved_groups, split_by_group
+
+CPU = torch.device("cpu")
+PAYLOAD = {"state": {"theta": torch.arange(60.0)}, "plain": {"losses": {"q": [[0.5, float("inf")]]}, "attempts": 1}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "test", [0, 1])
+    checkpoint.save(PAYLOAD)
+    return checkpoint
+
+
+def test_roundtrip(checkpoint):
+    loaded = checkpoint.load(CPU)
+    assert torch.equal(loaded["state"]["theta"], PAYLOAD["state"]["theta"])
+    assert loaded["plain"] == PAYLOAD["plain"]
+    checkpoint.discard()
+    assert checkpoint.load(CPU) is None and list(checkpoint.path.parent.iterdir()) == []
+
+
+def test_no_flipped_bit_and_no_truncation_goes_unnoticed(checkpoint):
+    content = checkpoint.path.read_bytes()
+    for place in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        for damaged in (bytes(flipped), content[:place]):
+            checkpoint.path.write_bytes(damaged)
+            with pytest.raises(UserError, match=f"rm {checkpoint.path}"):
+                checkpoint.load(CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"[]\n", b"null\n", b'{"format": 1}\n', b"\x80\x04."])
+def test_other_files_are_no_checkpoints(content, checkpoint):
+    checkpoint.path.write_bytes(content)
+    for read in (lambda: checkpoint.load(CPU), lambda: covering(checkpoint.path.parent, "test", [1])):
+        with pytest.raises(UserError, match="corrupt or from another version"):
+            read()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(checkpoint):
+    other = Checkpoint(checkpoint.path.parent, "other", [0, 1])
+    os.replace(checkpoint.path, other.path)
+    with pytest.raises(UserError, match="corrupt or from another version"):
+        other.load(CPU)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_checkpoint(call, checkpoint, monkeypatch):
+    old = checkpoint.path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(UserError, match="the disk is full"):
+        checkpoint.save(PAYLOAD)
+    assert checkpoint.path.read_bytes() == old
+    assert list(checkpoint.path.parent.iterdir()) == [checkpoint.path]
+
+
+def test_half_a_file_of_a_killed_process_is_no_checkpoint_and_goes_with_it(checkpoint):
+    leftover = checkpoint.path.with_name(f".{checkpoint.path.name}.123.tmp")
+    leftover.write_bytes(b"half")
+    assert [group.seeds for group in saved_groups(checkpoint.path.parent, "test")] == [[0, 1]]
+    checkpoint.discard()
+    assert list(checkpoint.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "parts"),
+    [
+        ([], [0, 1, 2], [[0, 1, 2]]),
+        ([[0, 1, 2]], [0, 1, 2], [[0, 1, 2]]),
+        ([[0, 1, 2]], [1, 2], [[1, 2]]),
+        ([[0, 1, 2]], [2, 3, 4], [[2], [3, 4]]),
+        ([[0, 2], [1]], [0, 1, 2, 3], [[0, 2], [1], [3]]),
+        ([[0, 1], [0, 1, 2]], [0, 1, 2], [[0, 1, 2]]),
+        ([[5]], [0, 1], [[0, 1]]),
+    ],
+)
+def test_seeds_are_split_by_the_groups_they_were_saved_in(saved, asked, parts, tmp_path):
+    for seeds in saved:
+        Checkpoint(tmp_path, "test", seeds).save(PAYLOAD)
+    Checkpoint(tmp_path, "other", asked).save(PAYLOAD)
+    found = split_by_group(tmp_path, "test", asked)
+    assert sorted(found) == sorted(parts)
+    for part in found:  # what the engine then continues holds the whole part
+        assert set(part) <= set(covering(tmp_path, "test", part).seeds)

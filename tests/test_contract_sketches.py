@@ -9,9 +9,7 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from methods.base import Method, Player
 from methods.optim import Adam
-from tests.test_engine import Gaussian
-
-MEAN, COVARIANCE = torch.ones(2), torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
 
 class Particles(Method):

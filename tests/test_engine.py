@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,26 +18,9 @@ from bench.registry import entries
 from methods.base import Clock, Method, Noise, Player
 from methods.optim import SGD, Adam, RMSprop
 from targets.base import Target
+from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
 METHODS = sorted(entries("method"))
-
-
-class Gaussian(Target):
-    """A correlated Gaussian with every capability a method may need."""
-
-    dim = 2
-    log_z = math.log(2 * math.pi) + 0.5 * math.log(1 - 0.6**2)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("precision", torch.linalg.inv(torch.tensor([[1.0, 0.6], [0.6, 1.0]])))
-
-    def log_prob(self, x):
-        y = x - 1.0
-        return -0.5 * ((y @ self.precision) * y).sum(-1)
-
-    def score(self, x):
-        return -(x - 1.0) @ self.precision
 
 
 def small(name: str) -> dict:
@@ -139,8 +120,8 @@ def test_beats_its_initialisation_on_a_gaussian(name):
     def distance(method: Method) -> float:
         with torch.no_grad():
             x = method.sample(4000, DirectNoise(generator("test")))
-        mean = (x.mean(0) - 1).norm()
-        covariance = torch.cov(x.T) - torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+        mean = (x.mean(0) - MEAN).norm()
+        covariance = torch.cov(x.T) - COVARIANCE
         return float(mean + covariance.norm())
 
     members = make(name, [0])

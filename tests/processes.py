@@ -21,6 +21,9 @@ SMALL = ["target=banana", "tuned=none", "train.iterations=290", "seeds=3", "devi
 SMALL += ["eval.curve_points=2", "eval.metrics=[marginal_mean_error,gate]"]
 """A run of a few seconds that reaches the second block of noise (at 256, which is no point of the loss curve)."""
 
+QUICK = ["method=meanfield", "method.batch=20", *SMALL, "train.iterations=20", "eval.metrics=[gate]", "seeds=2"]
+"""One of less than a second."""
+
 
 @dataclass
 class Done:

@@ -72,6 +72,22 @@ def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, resul
     assert (method, target) == ("stub_hungry", "stub_gauss") and "needs bridge" in reason
 
 
+def test_a_target_that_cannot_be_had_stops_neither_the_plan_nor_the_other_cells(write, results, monkeypatch):
+    from bench.sweep import plan as module
+
+    def build(config):
+        if config.target["name"] == "stub_other":
+            raise UserError("no data")
+        return original(config)
+
+    original = module.build_target
+    monkeypatch.setattr(module, "build_target", build)
+    assert pairs(make_plan(write(BOTH), results=results)) == [
+        ("stub_plain", "stub_gauss"),
+        ("stub_plain", "stub_other"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import claims
 from bench.config import Config, Unfit, build_target, canonical_json, check_needs, compose, hydra_loader
+from bench.errors import UserError
 from bench.run import finished
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep, expand, load_sweep
@@ -76,14 +77,15 @@ def make_plan(name: str, overrides: Sequence[str] = (), results: Path | str | No
     """
     sweep = load_sweep(name)
     configs = _configs(sweep, overrides, results)
-    targets: dict[str, Target] = {}
+    targets: dict[str, Target | None] = {}
     fitting, skipped = [], []
     for config in configs:
         key = canonical_json(config.target)
         if key not in targets:
-            targets[key] = build_target(config)
+            targets[key] = _target(config)
         try:
-            check_needs(config, targets[key])
+            if (target := targets[key]) is not None:
+                check_needs(config, target)
             fitting.append(config)
         except Unfit as reason:
             skipped.append((config.method["name"], config.target["name"], str(reason).splitlines()[0]))
@@ -94,6 +96,14 @@ def make_plan(name: str, overrides: Sequence[str] = (), results: Path | str | No
         running = tuple(seed for seed in config.seeds if config.run_id(seed) in busy)
         cells.append(Cell(config, finished(config, store, config.seeds), running))
     return Plan(sweep, store, cells, skipped)
+
+
+def _target(config: Config) -> Target | None:
+    """The target, None if it cannot be had here: without its data, its cells fail with the reason when they run."""
+    try:
+        return build_target(config)
+    except UserError:
+        return None
 
 
 def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None) -> list[Config]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "methods", "targets", "conf")
 """Folders whose files decide the numbers."""
 
-_SUFFIXES = {".py", ".cpp", ".hpp", ".yaml"}
+_SUFFIXES = {".py", ".cpp", ".hpp", ".yaml", ".npz", ".json"}
 _LIBRARIES = ("numpy", "scipy", "zuko", "hydra-core")
 
 

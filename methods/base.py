@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from bench.errors import UserError
 from methods.optim import Adam, Optimiser, Schedule, constant
 from targets.base import Target
 
@@ -73,6 +74,28 @@ class Player:
     ema: float | None = None
     steps: int = 1
     until: int | None = None
+
+
+def require_positive(**values: float | Sequence[float]) -> None:
+    """Refuse hyper-parameters that are not positive (each element of a sequence).
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for name, value in values.items():
+        if any(v <= 0 for v in (value if isinstance(value, Sequence) else (value,))):
+            raise UserError(f"method.{name}={value} must be positive", "change the override or leave it out")
+
+
+def require_fraction(**values: float) -> None:
+    """Refuse hyper-parameters outside [0, 1].
+
+    Raises:
+        UserError: naming the first that is outside.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"method.{name}={value} must lie between 0 and 1", "change the override or leave it out")
 
 
 class Method(nn.Module):

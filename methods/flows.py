@@ -9,7 +9,7 @@ from torch import Tensor
 from zuko.flows import Flow
 
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player
+from methods.base import Clock, Method, Noise, Player, require_positive
 from methods.optim import Adam, Schedule, staircase
 from targets.base import Target
 
@@ -73,6 +73,7 @@ class IAF(FlowMethod):
         clip: float = 10.0,
     ) -> None:
         super().__init__(target)
+        require_positive(transforms=transforms, hidden=hidden, batch=batch, lr=lr, decay_every=decay_every, clip=clip)
         forward = zuko.flows.MAF(target.dim, transforms=transforms, hidden_features=tuple(hidden))
         # zuko names no IAF: it is the inverse of a MAF, step by step in reverse order
         inverse = [zuko.lazy.LazyInverse(step) for step in reversed(forward.transform.transforms)]

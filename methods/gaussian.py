@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player
+from methods.base import Clock, Method, Noise, Player, require_positive
 from methods.optim import Adam, staircase
 from targets.base import Target
 
@@ -17,12 +17,11 @@ from targets.base import Target
 class _Gaussian(Method):
     """q(x) = N(m, L L^T) with ELBO gradient by reparameterisation; subclasses give L."""
 
-    explicit = True
-
     def __init__(
         self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
     ) -> None:
         super().__init__(target)
+        require_positive(batch=batch, lr=lr, decay=decay, decay_every=decay_every)
         self.batch, self.lr, self.decay, self.decay_every = batch, lr, decay, decay_every
         self.mean = nn.Parameter(torch.zeros(target.dim))
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from bench.registry import register
-from methods.base import Clock, Noise, Player
+from methods.base import Clock, Noise, Player, require_fraction, require_positive
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.kernels import Bandwidth, Kernel
 from methods.optim import Adam, staircase
@@ -66,6 +66,8 @@ class KSIVI(SemiImplicitMethod):
         anneal: float = 0.0,
     ) -> None:
         super().__init__(target)
+        require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
+        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal)
         self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
         self.batch, self.kernel, self.bandwidth, self.statistic = batch, kernel, bandwidth, statistic
         self.lr, self.betas, self.decay, self.decay_every = lr, (beta1, beta2), decay, decay_every

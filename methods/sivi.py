@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
 from bench.registry import register
-from methods.base import Clock, Noise, Player
+from methods.base import Clock, Noise, Player, require_positive
 from methods.families import Activation, SemiImplicit, SemiImplicitMethod
 from methods.optim import SGD, Adam, exponential
 from targets.base import Target
@@ -89,6 +89,8 @@ class SIVI(SemiImplicitMethod):
         scale_until: int = 2000,
     ) -> None:
         super().__init__(target)
+        require_positive(outer=outer, auxiliary=auxiliary, noise_dim=noise_dim, hidden=hidden)
+        require_positive(lr=lr, lr_scale=lr_scale, decay=decay, decay_every=decay_every)
         sizes = target.dim, noise_dim, tuple(hidden)
         if covariance == "full":
             self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from bench.registry import register
-from methods.base import Clock, Noise, Player
+from methods.base import Clock, Noise, Player, require_fraction, require_positive
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
 from methods.optim import Adam, staircase
 from targets.base import Target
@@ -55,6 +56,9 @@ class SIVISM(SemiImplicitMethod):
         anneal: float = 0.0,
     ) -> None:
         super().__init__(target)
+        require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
+        require_positive(critic=critic, lr_critic=lr_critic, critic_steps=critic_steps)
+        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal)
         self.q = SemiImplicit(
             target.dim, noise_dim=noise_dim, hidden=tuple(hidden), log_var=log_var, log_var_min=log_var_min
         )
@@ -76,17 +80,33 @@ class SIVISM(SemiImplicitMethod):
             ),
         ]
 
-    def _difference(self, noise: Noise, clock: Clock) -> tuple[Tensor, Tensor]:
-        """x [N, d] and s_p(x) - s_c(x|z) [N, d], the score of p annealed."""
-        x, minus_s_c = self.q.draw(self.batch, noise)
-        return x, anneal(clock, self.anneal) * self.target.score(x) + minus_s_c
+    def f(self, x: Tensor, score: Tensor, clock: Clock) -> Tensor:
+        """The inner function f_psi at x [N, d], where the annealed score of p is ``score`` [N, d]."""
+        out: Tensor = self.critic(x)
+        return out
 
     def fisher(self, noise: Noise, clock: Clock) -> Tensor:
         """The game's value as a function of q; the gradient flows through x in the critic and in both scores."""
-        x, difference = self._difference(noise, clock)
-        f = self.critic(x)
-        return (2 * (f * difference).sum(-1) - f.square().sum(-1)).mean()
+        x, minus_s_c = self.q.draw(self.batch, noise)
+        score = anneal(clock, self.anneal) * self.target.score(x)
+        f = self.f(x, score, clock)
+        return (2 * (f * (score + minus_s_c)).sum(-1) - f.square().sum(-1)).mean()
 
     def regression(self, noise: Noise, clock: Clock) -> Tensor:
         """Minus the game's value as a function of the critic (its q part is a constant here)."""
         return -self.fisher(noise, clock)
+
+
+@register(
+    "method", "sivism_trick", source="Yu & Zhang, ICLR 2023: code of its logistic-regression experiments (TransTrick)"
+)
+class SIVISMTrick(SIVISM):
+    """SIVI-SM with the code's "TransTrick": the inner function is f_psi(x) + c_t s_p(x), with c_t decaying from 1.
+
+    Early in training the critic then has to model -s_q only.  It is not in the paper's objective, but without it the
+    game runs away on logistic regression.  c_t = 1.004 ** -floor(t / 100): divided by 1.004 after each 100 steps.
+    """
+
+    def f(self, x: Tensor, score: Tensor, clock: Clock) -> Tensor:
+        """f_psi(x) + c_t s_p(x)."""
+        return self.critic(x) + torch.pow(1.004, -torch.floor(clock.step / 100)) * score

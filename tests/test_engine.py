@@ -241,3 +241,26 @@ def test_unowned_and_doubly_owned_parameters_are_refused():
 
     with pytest.raises(ValueError, match="no player owns other"):
         Program(Orphan(Gaussian()), 1)
+
+
+def test_frozen_state_that_differs_between_seeds_is_refused():
+    """Otherwise a seed's numbers would depend on which other seeds are in its group."""
+
+    class RandomFeatures(Poisoned):
+        def __init__(self, target):
+            super().__init__(target)
+            self.register_buffer("features", torch.randn(3))
+
+    members = initialise(lambda: RandomFeatures(Gaussian()), [0, 1])
+    with pytest.raises(ValueError, match="'features' differs between seeds.*carried"):
+        Program(members[0], 1).initial_state(members)
+
+
+def test_a_resting_player_does_not_count_as_evaluating_the_target():
+    class Resting(Poisoned):
+        def players(self):
+            score = lambda noise, clock: self.target.score(noise.normal(4, 2)).sum() * self.location  # noqa: E731
+            return [Player("q", ("location",), loss=score, until=10)]
+
+    program = Program(Resting(Gaussian()), 100)
+    assert (program.target_evaluations(5), program.target_evaluations(100)) == (20, 40)

@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
+from bench.errors import UserError
 from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
 from methods.flows import IAF
 from methods.gaussian import FullRank, MeanField
+from methods.ksivi import KSIVI
 from methods.sivi import SIVI
 from methods.sivism import SIVISM
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
@@ -143,3 +145,12 @@ class TestIAF:
             grid = torch.cartesian_prod(axis, axis)
             mass = method.log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
         assert abs(float(mass) - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"batch": 0}, {"lr": -1.0}, {"hidden": (0,)}, {"noise_dim": 0}, {"anneal": -1.0}]
+)
+def test_impossible_hyper_parameters_are_refused(arguments):
+    for method in (KSIVI, SIVISM):
+        with pytest.raises(UserError, match=next(iter(arguments))):
+            method(Gaussian(), **arguments)

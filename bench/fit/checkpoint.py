@@ -21,7 +21,7 @@ import torch
 from bench.errors import UserError
 from bench.files import TEMPORARY, explain_os_error
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoint:

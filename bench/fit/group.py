@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from methods.base import Method
 from targets.base import Target
 
 Record = dict[str, Any]
+log = logging.getLogger("sivibench")
 
 CURVE_PROTOCOL = {"js_grid": {"mixture": 2000}, "sliced_w2": {"repeats": 1}}
 """Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
@@ -60,9 +62,13 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         checkpoint_seconds=config.checkpoint_seconds,
         curve_steps=evaluation.steps,
         curve_hook=evaluation.curve_point,
+        source=env["source"],
         progress=Progress(iterations, show=show, label=label),
     )
     save(run, checkpoint)  # evaluation may be interrupted too
+    if len(run.sources) > 1:
+        env["sources"] = run.sources
+        log.warning("%s: the code changed between interruptions of this fit; its record names all versions", label)
     return {seed: evaluation.record(run, row, env) for row, seed in enumerate(group) if seed in seeds}
 
 
@@ -111,7 +117,8 @@ class _Evaluation:
             fields["protocols"] |= point["protocols"]
         if died is None:
             fitted = self._fitted(run, row)
-            names = self.config.eval["metrics"] or self.target.metrics
+            names = self.config.eval["metrics"]
+            names = self.target.metrics if names is None else names
             metrics, protocols, skipped = evaluate(names, fitted)
             fields |= {"metrics": metrics, "skipped_metrics": skipped}
             fields["protocols"] |= protocols
@@ -128,7 +135,7 @@ class _Evaluation:
             "seeds_sharing": len(run.seeds),
             "iterations": run.step,
             "iterations_per_second": round(run.step / run.seconds, 3) if run.seconds else None,
-            "target_evaluations": run.program.target_evaluations * run.step,
+            "target_evaluations": run.program.target_evaluations(run.step),
             "peak_bytes": peak,
             "attempts": run.attempts,
         }

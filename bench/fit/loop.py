@@ -40,6 +40,8 @@ class Fit:
     seconds: float = 0.0
     setup_seconds: float = 0.0
     attempts: int = 1
+    sources: list[str] = field(default_factory=list)
+    """Digests of the code that did the steps, in order; more than one if it changed between interruptions."""
 
     @property
     def step(self) -> int:
@@ -67,6 +69,7 @@ def fit(
     curve_steps: Sequence[int] = (),
     curve_hook: CurveHook | None = None,
     progress: Progress | None = None,
+    source: str = "",
 ) -> Fit:
     """Fit all seeds together.
 
@@ -77,6 +80,7 @@ def fit(
         lr_scale: factor on the learning rates, per seed.
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
+        source: digest of the code, kept with the checkpoint.
         curve_steps: steps at which ``curve_hook(step, fit)`` is called.
 
     Raises:
@@ -86,6 +90,8 @@ def fit(
     run = Fit(program, list(seeds), program.initial_state(members, lr_scale))
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved)
+    if source not in run.sources:
+        run.sources.append(source)
     tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype)
     tape.load(run.step)  # tracing runs the iteration once: on real noise
     started = time.perf_counter()
@@ -122,7 +128,7 @@ def save(run: Fit, checkpoint: Checkpoint) -> None:
     checkpoint.save({"state": run.state, "plain": plain})
 
 
-_PLAIN = ("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "attempts")
+_PLAIN = ("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "attempts", "sources")
 
 
 def _restore(run: Fit, saved: dict[str, Any]) -> None:

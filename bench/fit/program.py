@@ -51,7 +51,7 @@ class Program:
         parameter = next(method.parameters(), None)
         reference = parameter if parameter is not None else next(method.buffers())
         self.device, self.dtype = reference.device, reference.dtype
-        self.target_evaluations = 0
+        self._evaluations: dict[str, int] = {}
         self.draws = {player.name: self._probe(player) for player in self.players}
 
     @property
@@ -61,6 +61,11 @@ class Program:
             sum(self.draws[p.name].uniforms * p.steps for p in self.players),
         )
 
+    def target_evaluations(self, iterations: int) -> int:
+        """Score or log-density evaluations of one seed in the first ``iterations``; a resting player's do not count."""
+        active = {p.name: iterations if p.until is None else min(iterations, p.until) for p in self.players}
+        return sum(rows * active[name] for name, rows in self._evaluations.items())
+
     def _probe(self, player: Player) -> Draws:
         """Run the player once to learn what it draws and how often it evaluates the target."""
         move = player.loss or player.update
@@ -69,11 +74,16 @@ class Program:
         clock = Clock(torch.zeros((), device=self.device, dtype=self.dtype), self.iterations)
         with counted(self.method.target) as count:
             move(noise, clock)
-        self.target_evaluations += count.rows * player.steps
+        self._evaluations[player.name] = count.rows * player.steps
         return Draws(noise.normals, noise.uniforms)
 
     def initial_state(self, members: Sequence[Method], lr_scale: Sequence[float] | None = None) -> State:
-        """State at step 0 from one initialised method per seed."""
+        """State at step 0 from one initialised method per seed.
+
+        Raises:
+            ValueError: frozen parameters or buffers differ between seeds without being listed in ``carried``.
+        """
+        self._refuse_undeclared_state(members)
         seeds = len(members)
         state: State = {}
         for group, layout in self.layouts.items():
@@ -92,6 +102,19 @@ class Program:
         state["died"] = torch.full((seeds,), -1, dtype=torch.int64, device=self.device)
         state["step"] = torch.zeros((), dtype=torch.int64, device=self.device)
         return {key: value.clone() for key, value in state.items()}
+
+    def _refuse_undeclared_state(self, members: Sequence[Method]) -> None:
+        """Only trainable parameters and carried buffers exist per seed: anything else must be the same for all."""
+        shared: State = {n: p for n, p in self.method.named_parameters() if not p.requires_grad}
+        shared |= {n: b for n, b in self.method.named_buffers() if n not in self.method.carried}
+        for name, value in shared.items():
+            for member in members[1:]:
+                other = member.get_parameter(name) if isinstance(value, nn.Parameter) else member.get_buffer(name)
+                if not torch.equal(value, other):
+                    raise ValueError(
+                        f"{name!r} differs between seeds but is neither trained nor carried: register it as a buffer "
+                        f"and list it in {type(self.method).__name__}.carried"
+                    )
 
     def iteration(self, state: State, normals: Tensor, uniforms: Tensor) -> State:
         """All players move once (or ``steps`` times); ``normals`` and ``uniforms`` are the tape's blocks."""

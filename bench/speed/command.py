@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure and print; one table per method and target."""
     torch.set_num_threads(args.threads)
+    modes = args.modes.split(",")
+    if unknown := sorted(set(modes) - {"eager", "compile"}):
+        raise UserError(f"unknown mode {', '.join(unknown)}", "choose from: eager, compile")
     device = resolve_device(args.device)
     rows: list[dict[str, Any]] = []
     hardware = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
@@ -40,13 +43,13 @@ def main(args: argparse.Namespace) -> int:
     for method in args.method.split(","):
         for target in args.target.split(","):
             config = compose([f"method={method}", f"target={target}", *args.overrides])
-            found = variants(config, device, _counts(args.seeds), args.modes.split(","))
+            found = variants(config, device, _counts(args.seeds), modes)
             measure(found, device, rounds=args.rounds, seconds=args.seconds)
             rows += (cell := [_row(method, target, v, found[0]) for v in found])
             if not args.json:
                 _print(method, target, cell, args.overrides)
     if args.json:
-        env = environment(device, threads=args.threads, compile="compile" in args.modes)
+        env = environment(device, threads=args.threads, compile="compile" in modes)
         print(json.dumps({"hardware": hardware, "env": env, "overrides": args.overrides, "rows": rows}, indent=1))
     return 0
 

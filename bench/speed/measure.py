@@ -84,7 +84,7 @@ def measure(found: Sequence[Variant], device: torch.device, *, rounds: int, seco
 
 
 def _timed(variant: Variant, count: int, device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = clock()

@@ -31,7 +31,10 @@ class FullCovariance(SemiImplicit):
         self.tril = nn.Parameter(torch.full((dim, dim), entry))
 
     def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("use means() and add L xi")
+        """x = mu(z) + L xi and u = L^-T xi = -grad_x log q(x | z), [n, d] each."""
+        z, xi = noise.normal(n, self.noise_dim), noise.normal(n, self.dim)
+        u: Tensor = torch.linalg.solve_triangular(self.factor.T, xi.T, upper=True).T
+        return self.mean(z) + xi @ self.factor.T, u
 
     @property
     def factor(self) -> Tensor:
@@ -147,7 +150,3 @@ class SIVI(SemiImplicitMethod):
     def _log_det(self) -> Tensor:
         diagonal = self.q.factor.diagonal().abs() if isinstance(self.q, FullCovariance) else self.q.sigma
         return diagonal.log().sum()
-
-    def sample(self, n: int, noise: Noise) -> Tensor:
-        mean = self.q.mean(noise.normal(n, self.q.noise_dim))
-        return mean + self._scale(noise.normal(n, self.target.dim))

@@ -86,6 +86,15 @@ class TestSIVI:
             torch.testing.assert_close(log_q[j], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_full_covariance_draw_gives_minus_the_conditional_score():
+    method = SIVI(Gaussian(), noise_dim=2, hidden=(5,), covariance="full", entry=0.4)
+    x, u = method.q.draw(6, noise("full"))
+    components = method.conditional(noise("full").normal(6, 2))
+    x = x.detach().requires_grad_()
+    (score,) = torch.autograd.grad(components.log_prob(x).sum(), x)
+    torch.testing.assert_close(-score, u, rtol=1e-4, atol=1e-4)
+
+
 class TestSIVISM:
     def game(self, shift: float) -> tuple[float, float]:
         """Value of the game with the best (linear) critic plus ``shift``, and the Fisher divergence."""

@@ -8,9 +8,9 @@ attributes, no ``.item()``, no branch on data), and takes its randomness from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -61,7 +61,8 @@ class Player:
         clip: largest gradient norm, per seed.
         ema: decay of the averaged parameters used at evaluation, or None.
         steps: optimiser steps per iteration.
-        until: iteration after which the player rests, or None.
+        start: iteration at which the player begins; its optimiser's count and its schedule run from there.
+        until: iteration after which the player rests, or None.  A player that rests costs nothing.
     """
 
     name: str
@@ -73,7 +74,17 @@ class Player:
     clip: float | None = None
     ema: float | None = None
     steps: int = 1
+    start: int = 0
     until: int | None = None
+
+    def moves_at(self, step: int) -> bool:
+        """Whether the player moves in iteration ``step``, counted from 0."""
+        return self.start <= step and (self.until is None or step < self.until)
+
+    def iterations(self, first: int, last: int) -> int:
+        """In how many of the iterations first..last-1 the player moves."""
+        until = last if self.until is None else min(last, self.until)
+        return max(0, until - max(first, self.start))
 
 
 def require_positive(**values: float | Sequence[float]) -> None:
@@ -112,6 +123,13 @@ class Method(nn.Module):
 
     carried: ClassVar[tuple[str, ...]] = ()
     """Names of registered buffers that are per-seed state, changed by what a loss or update returns."""
+
+    cheap: ClassVar[Mapping[str, Any]] = {}
+    """Hyper-parameters of a cheap instance (small batches, few layers, short chains); the contract tests use it."""
+
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Options added after records were made, with the value that means "as before": at that value they stay out of a
+    run's identity, so that the records keep their ids."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class _Gaussian(Method):
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """-ELBO = -E[log p(x)] - H(q), entropy in closed form up to its constant."""
         x = self.sample(self.batch, noise)
-        return -self.target.log_prob(x).mean() - self._log_det()
+        return -self.target.subsample(noise).log_prob(x).mean() - self._log_det()
 
     def _log_det(self) -> Tensor:
         return self.scale_tril().diagonal().log().sum()

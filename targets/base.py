@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+
+
+class Uniform(Protocol):
+    """The randomness ``Target.subsample`` takes: what a method's loss is given as ``noise``."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Independent U[0, 1) draws."""
 
 
 class Unsupported(Exception):
@@ -25,6 +33,9 @@ class Target(nn.Module):
 
     version: ClassVar[int] = 1
     """Raised whenever the density, its data or its reference changes: it enters the run's identity."""
+
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Options added after records were made, with the value that means "as before" (see ``Method.added``)."""
 
     dim: int
     """Dimension d of x."""
@@ -51,6 +62,14 @@ class Target(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """grad_x log p(x); [..., d] -> [..., d].  Autograd unless a closed form overrides it."""
         return torch.func.grad(lambda y: self.log_prob(y).sum())(x)
+
+    def subsample(self, noise: Uniform) -> Target:
+        """This density as one loss sees it: for a large data set, the likelihood of a random minibatch scaled by N / B.
+
+        A loss asks once and uses the result for all its draws; targets without minibatches return themselves and
+        draw nothing.
+        """
+        return self
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n exact draws, [n, d]; drawn on the CPU so that all methods see the same ones."""

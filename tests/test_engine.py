@@ -25,8 +25,9 @@ METHODS = sorted(entries("method"))
 
 def small(name: str) -> dict:
     """Arguments that make a method's batches small, whatever it calls them."""
-    parameters = entries("method")[name].parameters
-    return {k: min(32, p.default) for k, p in parameters.items() if k in ("batch", "outer", "auxiliary")}
+    entry = entries("method")[name]
+    batches = {k: min(32, p.default) for k, p in entry.parameters.items() if k in ("batch", "outer", "auxiliary")}
+    return {**batches, **entry.obj.cheap}
 
 
 def make(name: str, seeds: list[int]) -> list[Method]:
@@ -147,9 +148,11 @@ class _Dies(Progress):
             raise _Killed
 
 
-def _interrupted_after(last: int, members: list[Method], seeds: list[int], checkpoint: Checkpoint) -> None:
+def _interrupted_after(
+    last: int, members: list[Method], seeds: list[int], checkpoint: Checkpoint, iterations: int = 30
+) -> None:
     with pytest.raises(_Killed):
-        fit(members, seeds, 30, checkpoint=checkpoint, checkpoint_seconds=0, progress=_Dies(last))
+        fit(members, seeds, iterations, checkpoint=checkpoint, checkpoint_seconds=0, progress=_Dies(last))
 
 
 # Tracing is most of the cost, so most methods are interrupted once; test_kill.py kills whole runs.
@@ -254,6 +257,39 @@ def test_frozen_state_that_differs_between_seeds_is_refused():
     members = initialise(lambda: RandomFeatures(Gaussian()), [0, 1])
     with pytest.raises(ValueError, match="'features' differs between seeds.*carried"):
         Program(members[0], 1).initial_state(members)
+
+
+class Windows(Method):
+    """Two players with windows: ``early`` moves in iterations 0..4, ``late`` in 3..7; both climb by 1 a step."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.early = torch.nn.Parameter(torch.zeros(()))
+        self.late = torch.nn.Parameter(torch.zeros(()))
+
+    def players(self):
+        def loss(parameter):
+            return lambda noise, clock: -parameter() * (1 + 0 * noise.normal(2).sum())
+
+        def halved(clock):
+            return torch.where(clock.step < 2, 1.0, 0.5)
+
+        return [
+            Player("early", ("early",), loss=loss(lambda: self.early), optimiser=SGD(1.0), until=5),
+            Player("late", ("late",), loss=loss(lambda: self.late), optimiser=SGD(1.0), schedule=halved, start=3, until=8),
+        ]
+
+
+def test_players_move_in_their_windows_and_schedules_count_from_the_start(tmp_path):
+    run = fit([Windows(Gaussian())], [0], 10)
+    assert float(run.state["theta/early"]) == 5
+    assert float(run.state["theta/late"]) == 2 + 3 * 0.5
+    resting = [step for step, (loss,) in zip(run.loss_steps, run.losses["late"], strict=True) if loss != loss]
+    assert resting == [1, 2, 3, 9, 10]
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    _interrupted_after(4, [Windows(Gaussian())], [0], checkpoint, iterations=10)
+    continued = fit([Windows(Gaussian())], [0], 10, checkpoint=checkpoint)
+    assert torch.equal(continued.state["theta/late"], run.state["theta/late"])
 
 
 def test_a_resting_player_does_not_count_as_evaluating_the_target():

@@ -59,8 +59,8 @@ class Config:
         """Everything that decides the numbers; stored as ``config`` in the record."""
         return {
             "engine": ENGINE_VERSION,
-            "method": self.method,
-            "target": self.target,
+            "method": _as_recorded("method", self.method),
+            "target": _as_recorded("target", self.target),
             "train": self.train,
             "eval": self.eval,
         }
@@ -72,6 +72,13 @@ class Config:
     def run_id(self, seed: int) -> str:
         """Identity of one seed's run."""
         return f"{self.config_id}-s{seed}"
+
+
+def _as_recorded(kind: registry.Kind, values: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that were added later and are at the value meaning "as before" (``Method.added``)."""
+    added = getattr(registry.get(kind, values["name"]).obj, "added", {})
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in added.items()}
+    return {key: value for key, value in values.items() if not (key in plain and plain[key] == value)}
 
 
 def build_target(config: Config) -> Target:

@@ -21,13 +21,19 @@ from bench.errors import UserError
 from bench.fit.program import Program, State
 
 
-def in_place(program: Program, state: State, noise: list[Tensor]) -> Callable[[list[Tensor], list[Tensor]], None]:
+Moving = frozenset[str] | None
+"""Names of the players that move; None for all."""
+
+
+def in_place(
+    program: Program, state: State, noise: list[Tensor], moving: Moving = None
+) -> Callable[[list[Tensor], list[Tensor]], None]:
     """The iteration as a function that overwrites the state's tensors (flat argument lists, for tracing)."""
     keys = list(state)
 
     def iterate(values: list[Tensor], noise: list[Tensor]) -> None:
         before = dict(zip(keys, values, strict=True))
-        after = program.iteration(before, *noise)
+        after = program.iteration(before, *noise, moving=moving)
         for key in keys:
             if after[key] is not before[key]:
                 before[key].copy_(after[key])
@@ -35,16 +41,19 @@ def in_place(program: Program, state: State, noise: list[Tensor]) -> Callable[[l
     return iterate
 
 
-def trace(program: Program, state: State, noise: list[Tensor]) -> GraphModule:
+def trace(program: Program, state: State, noise: list[Tensor], moving: Moving = None) -> GraphModule:
     """The iteration as one aten-level graph; the state's values are left as they were."""
     values = [value.clone() for value in state.values()]
-    return make_fx(in_place(program, state, noise))(values, noise)
+    return make_fx(in_place(program, state, noise, moving))(values, noise)
 
 
-def build(program: Program, state: State, noise: list[Tensor], *, compile: bool) -> Callable[[], None]:
+def build(
+    program: Program, state: State, noise: list[Tensor], *, compile: bool, moving: Moving = None
+) -> Callable[[], None]:
     """A callable that advances ``state`` (in place) by one iteration with the tape's current block.
 
     Args:
+        moving: the players that move in this part of the run.
         compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph.
             Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
 
@@ -52,7 +61,7 @@ def build(program: Program, state: State, noise: list[Tensor], *, compile: bool)
         UserError: ``compile`` on a CPU without a C++ compiler.
     """
     values = list(state.values())
-    traced = trace(program, state, noise)
+    traced = trace(program, state, noise, moving)
     if not compile:
         return lambda: traced(values, noise)
     if program.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:

@@ -21,6 +21,7 @@ class Count:
 def counted(target: nn.Module) -> Iterator[Count]:
     """Count evaluations of ``target`` while the context is open."""
     count = Count()
+    watched: list[nn.Module] = []
 
     def wrap(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def counting(x: Tensor) -> Tensor:
@@ -34,10 +35,21 @@ def counted(target: nn.Module) -> Iterator[Count]:
 
         return counting
 
-    wrapped = {name: wrap(getattr(target, name)) for name in ("score", "log_prob")}
-    target.__dict__.update(wrapped)
+    def watch(density: nn.Module) -> None:
+        watched.append(density)
+        density.__dict__.update({name: wrap(getattr(density, name)) for name in ("score", "log_prob")})
+
+    def subsample(noise: object) -> nn.Module:
+        part: nn.Module = type(target).subsample(target, noise)
+        if not any(part is seen for seen in watched):
+            watch(part)
+        return part
+
+    watch(target)
+    target.__dict__["subsample"] = subsample
     try:
         yield count
     finally:
-        for name in wrapped:
-            del target.__dict__[name]
+        for density in watched:
+            for name in ("score", "log_prob", "subsample"):
+                density.__dict__.pop(name, None)

@@ -6,7 +6,7 @@ averaging and checkpointing one line each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
@@ -61,3 +61,21 @@ def layouts(method: Method, players: Sequence[Player]) -> dict[str, Layout]:
     if orphans:
         raise ValueError(f"no player owns {', '.join(orphans)}; add them to a player or set requires_grad=False")
     return found
+
+
+def load(groups: Mapping[str, Layout], values: Mapping[str, Tensor], into: Method) -> Method:
+    """Copy one seed's evaluation parameters (EMA where there is one) and carried buffers into ``into``.
+
+    Args:
+        groups: from ``layouts``.
+        values: flat ``theta/<group>`` and ``ema/<group>`` [P], buffers ``buf/<name>``.
+    """
+    targets = dict(into.named_parameters())
+    with torch.no_grad():
+        for group, layout in groups.items():
+            flat = values.get(f"ema/{group}", values[f"theta/{group}"])
+            for name, value in layout.split(flat).items():
+                targets[name].copy_(value)
+        for name in into.carried:
+            into.get_buffer(name).copy_(values[f"buf/{name}"])
+    return into

@@ -34,7 +34,7 @@ class Fit:
     state: State
     loss_steps: list[int] = field(default_factory=list)
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
-    """player -> one [S] list per entry of ``loss_steps``; frozen members hold NaN."""
+    """player -> one [S] list per entry of ``loss_steps``; frozen members and resting players hold NaN."""
     curve_steps: list[int] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -94,16 +94,19 @@ def fit(
         run.sources.append(source)
     tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype)
     tape.load(run.step)  # tracing runs the iteration once: on real noise
-    started = time.perf_counter()
-    advance = build(program, run.state, tape.tensors(), compile=compile and run.step < iterations)
-    run.setup_seconds += time.perf_counter() - started
+    advance, moving = None, None
     loss_points = _points(iterations, LOSS_POINTS)
-    stops = sorted({*loss_points, *curve_steps, iterations})
+    stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
     before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
     step = run.step
     # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
     while step < iterations and bool(run.state["alive"].any()):
+        if advance is None or moving != program.phase(step):
+            pause, moving = time.perf_counter(), program.phase(step)
+            advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
+            run.setup_seconds += time.perf_counter() - pause
+            started += time.perf_counter() - pause
         end = min(tape.load(step), next(s for s in stops if s > step))
         for _ in range(step, end):
             advance()
@@ -147,11 +150,13 @@ def _points(iterations: int, count: int) -> set[int]:
 
 def _log_losses(run: Fit, step: int) -> None:
     """Move the sums of losses to the host as means since the last point."""
-    since = step - (run.loss_steps[-1] if run.loss_steps else 0)
+    since = run.loss_steps[-1] if run.loss_steps else 0
     alive = run.state["alive"]
     for player in run.program.players:
         total = run.state[f"loss/{player.name}"]
-        mean = torch.where(alive, total / (since * player.steps), torch.full_like(total, float("nan")))
+        moves = player.iterations(since, step) * player.steps
+        known = alive & (moves > 0)
+        mean = torch.where(known, total / max(moves, 1), torch.full_like(total, float("nan")))
         run.losses.setdefault(player.name, []).append(mean.tolist())
         total.zero_()
     run.loss_steps.append(step)

@@ -10,18 +10,23 @@ State keys (S seeds, P parameters of a group):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from bench.fit.counting import counted
-from bench.fit.layout import group_name, layouts
+from bench.fit.layout import group_name, layouts, load
 from bench.fit.tape import Draws, Probe, Replay
 from methods.base import Clock, Method, Player
 
 State = dict[str, Tensor]
+
+
+def member_values(state: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """One seed's parameters, averages and carried buffers, under the state's keys."""
+    return {key: value[row] for key, value in state.items() if key.startswith(("theta/", "buf/", "ema/"))}
 
 
 class _Caller(nn.Module):
@@ -63,8 +68,16 @@ class Program:
 
     def target_evaluations(self, iterations: int) -> int:
         """Score or log-density evaluations of one seed in the first ``iterations``; a resting player's do not count."""
-        active = {p.name: iterations if p.until is None else min(iterations, p.until) for p in self.players}
-        return sum(rows * active[name] for name, rows in self._evaluations.items())
+        return sum(self._evaluations[p.name] * p.iterations(0, iterations) for p in self.players)
+
+    def phase(self, step: int) -> frozenset[str]:
+        """Names of the players that move in iteration ``step``, counted from 0."""
+        return frozenset(p.name for p in self.players if p.moves_at(step))
+
+    @property
+    def boundaries(self) -> set[int]:
+        """Iterations at which a player begins or comes to rest."""
+        return {step for p in self.players for step in (p.start, p.until) if step and step < self.iterations}
 
     def _probe(self, player: Player) -> Draws:
         """Run the player once to learn what it draws and how often it evaluates the target."""
@@ -116,8 +129,14 @@ class Program:
                         f"and list it in {type(self.method).__name__}.carried"
                     )
 
-    def iteration(self, state: State, normals: Tensor, uniforms: Tensor) -> State:
-        """All players move once (or ``steps`` times); ``normals`` and ``uniforms`` are the tape's blocks."""
+    def iteration(
+        self, state: State, normals: Tensor, uniforms: Tensor, moving: frozenset[str] | None = None
+    ) -> State:
+        """The players named in ``moving`` (all, if None) move once, or ``steps`` times each.
+
+        ``normals`` and ``uniforms`` are the tape's blocks, with a share for resting players too: what a player draws
+        does not depend on who else moves.
+        """
         state = dict(state)
         row = (state["step"] % normals.shape[1]).view(1)
         left = {
@@ -131,6 +150,8 @@ class Program:
                 mine = {}
                 for kind, used in (("normals", draws.normals), ("uniforms", draws.uniforms)):
                     mine[kind], left[kind] = left[kind][:, :used], left[kind][:, used:]
+                if moving is not None and player.name not in moving:
+                    continue
                 self._move(player, repeat, state, clock, mine["normals"], mine["uniforms"])
         state["step"] = state["step"] + 1
         return state
@@ -175,10 +196,9 @@ class Program:
         alive = state["alive"] & finite
         state["died"] = torch.where(state["alive"] & ~finite, state["step"], state["died"])
         state["alive"] = alive
-        active = alive if player.until is None else alive & (state["step"] < player.until)
 
         def write(key: str, new: Tensor) -> None:
-            mask = active.view(-1, *[1] * (new.dim() - 1))
+            mask = alive.view(-1, *[1] * (new.dim() - 1))
             state[key] = torch.where(mask, new, state[key])
 
         if player.loss is not None:
@@ -186,9 +206,10 @@ class Program:
                 norm = gradient.norm(dim=1, keepdim=True)
                 gradient = gradient * torch.clamp(player.clip / (norm + 1e-6), max=1.0)
             slots = {slot: state[f"opt/{player.name}/{slot}"] for slot in player.optimiser.slots}
-            count = clock.step * player.steps + repeat + 1
+            own = Clock(clock.step - player.start, clock.total)
+            count = own.step * player.steps + repeat + 1
             direction, slots = player.optimiser.step(gradient, slots, count)
-            rate = (player.optimiser.lr * player.schedule(clock) * state["lr_scale"]).unsqueeze(1)
+            rate = (player.optimiser.lr * player.schedule(own) * state["lr_scale"]).unsqueeze(1)
             write(f"theta/{group}", state[f"theta/{group}"] - rate * direction)
             for slot, value in slots.items():
                 write(f"opt/{player.name}/{slot}", value)
@@ -212,12 +233,4 @@ class Program:
 
     def load_member(self, state: State, row: int, into: Method) -> Method:
         """Copy one seed's evaluation parameters (EMA where used) and buffers into ``into``."""
-        targets = dict(into.named_parameters())
-        with torch.no_grad():
-            for group, layout in self.layouts.items():
-                flat = state.get(f"ema/{group}", state[f"theta/{group}"])[row]
-                for name, value in layout.split(flat).items():
-                    targets[name].copy_(value)
-            for name in self.method.carried:
-                into.get_buffer(name).copy_(state[f"buf/{name}"][row])
-        return into
+        return load(self.layouts, member_values(state, row), into)

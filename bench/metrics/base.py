@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -70,6 +71,9 @@ class Metric:
     """Base of all metrics; subclasses add keyword-only arguments (the protocol) and ``__call__``."""
 
     version: ClassVar[int] = 1
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Arguments added after records were made, with the value that means "as before": left out of the protocol then."""
+
     direction: ClassVar[Literal["lower", "higher"]] = "lower"
     unit: ClassVar[str] = ""
 
@@ -82,7 +86,8 @@ class Metric:
 
     def protocol(self) -> dict[str, Any]:
         """Everything the value depends on besides q and p."""
-        return {"metric": self.registered_name, "version": self.version, **vars(self)}
+        arguments = {k: v for k, v in vars(self).items() if not (k in self.added and self.added[k] == v)}
+        return {"metric": self.registered_name, "version": self.version, **arguments}
 
     def protocol_id(self) -> str:
         """Short hash of the protocol."""

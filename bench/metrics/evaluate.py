@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from bench.errors import UserError
 from bench.metrics.base import Fitted, Metric
 from bench.registry import get
 from targets.base import Unsupported
+
+log = logging.getLogger("sivibench")
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -43,7 +46,8 @@ def evaluate(
 
     Returns:
         ``metrics``, ``protocols`` and ``skipped_metrics`` of the record.  A metric that does not apply is only in the
-        last, with the reason.  One that came out non-finite has the value None (JSON has no NaN) and a reason too.
+        last, with the reason; so is one that raised.  One that came out non-finite has the value None (JSON has no NaN)
+        and a reason too.
 
     Raises:
         UserError: no such metric, or no such protocol argument.
@@ -61,6 +65,12 @@ def evaluate(
             measured = metric(fitted)
         except Unsupported as lacking:  # found out only by asking, for example too few reference draws
             skipped[name] = str(lacking)
+            continue
+        except UserError:
+            raise
+        except Exception as error:  # one metric must not cost the others their values, nor the fit its record
+            skipped[name] = f"failed: {type(error).__name__}: {error}"
+            log.exception("metric %s failed", name)
             continue
         if not math.isfinite(measured.value):
             skipped[name] = f"the value is not finite ({measured.value})"

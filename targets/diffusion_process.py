@@ -90,7 +90,7 @@ class ConditionedDiffusion(Target):
         return BETA * u * (r - 1), BETA * (r * r * (1 - s) / 2 - 1)
 
     def _residuals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x_i - x_{i-1} - f(x_{i-1}) D for all i, f'(x_i) for i < d, and y_j - x_{5 j}; [..., d], [..., d-1], [..., m]."""
+        """Moves less their drift, [..., d]; f' of x_1 .. x_{d-1}, [..., d - 1]; misfits y_j - x_{5 j}, [..., m]."""
         before = x[..., :-1]
         f, slope = self.drift(before)
         moves = x[..., 1:] - before - f / self.dim

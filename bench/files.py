@@ -37,21 +37,28 @@ def explain_os_error(path: Path | str, error: OSError) -> UserError | None:
 def write_json_atomic(path: Path, payload: dict[str, Any]) -> None:
     """Write ``payload``, one top-level key per line; NaN and infinities become null.
 
-    The file appears complete or not at all: it is written beside its place, flushed to the disk and renamed.
-
     Raises:
-        UserError: full disk, no permission, read-only file system.
+        UserError: as ``write_atomic``.
     """
     lines = ",\n".join(
         f"{json.dumps(key)}: {json.dumps(_finite(value), allow_nan=False)}" for key, value in payload.items()
     )
+    write_atomic(path, ("{" + lines + "}\n").encode())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file that appears complete or not at all: written beside its place, flushed to the disk and renamed.
+
+    Raises:
+        UserError: full disk, no permission, read-only file system.
+    """
     # Not tempfile: its files are readable by the owner only, and results are shared on clusters.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "x", encoding="utf-8") as stream:
-                stream.write("{" + lines + "}\n")
+            with open(temporary, "xb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)

@@ -276,7 +276,9 @@ class Windows(Method):
 
         return [
             Player("early", ("early",), loss=loss(lambda: self.early), optimiser=SGD(1.0), until=5),
-            Player("late", ("late",), loss=loss(lambda: self.late), optimiser=SGD(1.0), schedule=halved, start=3, until=8),
+            Player(
+                "late", ("late",), loss=loss(lambda: self.late), optimiser=SGD(1.0), schedule=halved, start=3, until=8
+            ),
         ]
 
 

@@ -47,6 +47,16 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--target", help="one target only")
     add("--out", metavar="DIR", help="folder of the pages (default: <results>/reports)")
 
+    add = _command(commands, "evaluate", "runs:evaluate", "add metrics to finished runs from their kept parameters")
+    add(
+        "metrics",
+        nargs="*",
+        metavar="METRIC",
+        help="what to measure (default: what a target's list has and a run lacks)",
+    )
+    add("--target", help="one target only")
+    add("--method", help="one method only")
+
     add = _command(commands, "check", "inspection:check", "look for damaged or inconsistent records")
 
     add = _command(commands, "reference", "reports:reference", "make the reference draws of a target again")

@@ -60,6 +60,24 @@ def number(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def evaluate(args: argparse.Namespace) -> int:
+    """Add metrics to finished runs; 1 if some lack them and their parameters are not here."""
+    from bench.cli.inspection import name_unreadable, store_of
+    from bench.evaluate import add_metrics, explain_missing
+
+    store = store_of(args)
+    records, unreadable = store.load(target=args.target or "*", method=args.method or "*")
+    code = name_unreadable(unreadable)
+    added, without = add_metrics(store, records, args.metrics, tell=_to_stderr if args.json else _to_stdout)
+    if args.json:
+        print_json({"added": added, "without_parameters": without})
+    else:
+        print(f"{added} records added to")
+    if without:
+        print(f"error: {explain_missing(without)}", file=sys.stderr)
+    return max(code, int(without > 0))
+
+
 def sweep(args: argparse.Namespace) -> int:
     """A sweep; 1 if anything failed."""
     outcome = run_sweep(

@@ -54,6 +54,25 @@ class Config:
     wandb: dict[str, Any] | None = None
     overrides: tuple[str, ...] = ()
 
+    @classmethod
+    def of_record(cls, record: dict[str, Any], results: str) -> Config:
+        """The configuration that a run record was made with.
+
+        Raises:
+            UserError: the method or target has another version now, so the record cannot be added to.
+        """
+        kept = record["config"]
+        for kind in ("method", "target"):
+            entry = registry.get(kind, kept[kind]["name"])
+            if entry.version != kept[kind]["version"]:
+                raise UserError(
+                    f"{record['run_id']} was made with version {kept[kind]['version']} of {kind} {entry.name!r}, "
+                    f"which is now {entry.version}",
+                    "run it again",
+                )
+        parts = {key: kept[key] for key in ("method", "target", "train", "eval")}
+        return cls(**parts, seeds=[record["seed"]], results=results)
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers; stored as ``config`` in the record."""

@@ -140,9 +140,18 @@ def allowed_values(annotation: Any) -> tuple[Any, ...] | None:
 
 
 def arguments(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for the class: lists become tuples again where the signature says tuple."""
+    """Keyword arguments for the class: lists become tuples again where the signature says tuple.
+
+    Options that a record does not name because they were added later take the value meaning "as before".
+
+    Raises:
+        UserError: an option is missing, so the values are of another version of the component.
+    """
+    values = {**getattr(entry.obj, "added", {}), **values}
     found = {}
     for key, parameter in entry.parameters.items():
+        if key not in values:
+            raise UserError(f"{entry.kind} {entry.name!r} of another version: it had no {key!r}", "run it again")
         inner, _ = _optional(parameter.annotation)
         is_tuple = typing.get_origin(inner) is tuple and values[key] is not None
         found[key] = tuple(values[key]) if is_tuple else values[key]

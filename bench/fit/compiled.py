@@ -20,7 +20,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from bench.errors import UserError
 from bench.fit.program import Program, State
 
-
 Moving = frozenset[str] | None
 """Names of the players that move; None for all."""
 
@@ -33,7 +32,7 @@ def in_place(
 
     def iterate(values: list[Tensor], noise: list[Tensor]) -> None:
         before = dict(zip(keys, values, strict=True))
-        after = program.iteration(before, *noise, moving=moving)
+        after = program.iteration(before, noise[0], noise[1], moving)
         for key in keys:
             if after[key] is not before[key]:
                 before[key].copy_(after[key])

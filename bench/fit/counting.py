@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from targets.base import Target, Uniform
 
 
 @dataclass
@@ -18,10 +20,10 @@ class Count:
 
 
 @contextmanager
-def counted(target: nn.Module) -> Iterator[Count]:
+def counted(target: Target) -> Iterator[Count]:
     """Count evaluations of ``target`` while the context is open."""
     count = Count()
-    watched: list[nn.Module] = []
+    watched: list[Target] = []
 
     def wrap(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def counting(x: Tensor) -> Tensor:
@@ -35,12 +37,12 @@ def counted(target: nn.Module) -> Iterator[Count]:
 
         return counting
 
-    def watch(density: nn.Module) -> None:
+    def watch(density: Target) -> None:
         watched.append(density)
         density.__dict__.update({name: wrap(getattr(density, name)) for name in ("score", "log_prob")})
 
-    def subsample(noise: object) -> nn.Module:
-        part: nn.Module = type(target).subsample(target, noise)
+    def subsample(noise: Uniform) -> Target:
+        part = type(target).subsample(target, noise)
         if not any(part is seen for seen in watched):
             watch(part)
         return part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from bench.environment import environment
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
 from bench.fit.members import initialise
+from bench.fit.parameters import digest, save_parameters
+from bench.fit.program import member_values
 from bench.fit.progress import Progress
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
@@ -69,7 +70,12 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
     if len(run.sources) > 1:
         env["sources"] = run.sources
         log.warning("%s: the code changed between interruptions of this fit; its record names all versions", label)
-    return {seed: evaluation.record(run, row, env) for row, seed in enumerate(group) if seed in seeds}
+    records = {}
+    for row, seed in enumerate(group):
+        if seed in seeds:
+            save_parameters(store.parameters, config.run_id(seed), member_values(run.state, row))
+            records[seed] = evaluation.record(run, row, env)
+    return records
 
 
 class _Evaluation:
@@ -110,7 +116,7 @@ class _Evaluation:
             "curve": _curves(run, row),
             "protocols": {},
             "diverged_at": died,
-            "parameters_sha256": _digest(run, row),
+            "parameters_sha256": digest(member_values(run.state, row)),
             "cost": self._cost(run),
         }
         for point in run.curve:
@@ -163,13 +169,3 @@ def _curves(run: Fit, row: int) -> dict[str, Any]:
         curve["step"].append(step)
         curve["value"].append(float(f"{point['values'][row]:.6g}"))
     return {"loss": losses, "metrics": metrics}
-
-
-def _digest(run: Fit, row: int) -> str:
-    """sha256 over one seed's final parameters and buffers."""
-    digest = hashlib.sha256()
-    for key, value in sorted(run.state.items()):
-        if key.startswith(("theta/", "buf/", "ema/")):
-            digest.update(key.encode())
-            digest.update(value[row].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

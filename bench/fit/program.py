@@ -129,9 +129,7 @@ class Program:
                         f"and list it in {type(self.method).__name__}.carried"
                     )
 
-    def iteration(
-        self, state: State, normals: Tensor, uniforms: Tensor, moving: frozenset[str] | None = None
-    ) -> State:
+    def iteration(self, state: State, normals: Tensor, uniforms: Tensor, moving: frozenset[str] | None = None) -> State:
         """The players named in ``moving`` (all, if None) move once, or ``steps`` times each.
 
         ``normals`` and ``uniforms`` are the tape's blocks, with a share for resting players too: what a player draws

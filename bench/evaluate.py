@@ -1,0 +1,114 @@
+"""Add metrics to runs that are already on record, from their kept parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from bench.config import Config, build_method, build_target
+from bench.device import resolve_device
+from bench.environment import environment
+from bench.errors import UserError
+from bench.fit.layout import layouts, load
+from bench.fit.members import initialise
+from bench.fit.parameters import load_parameters
+from bench.metrics.base import Fitted
+from bench.metrics.evaluate import evaluate
+from bench.registry import entries, get
+from bench.store import Record, Store
+from methods.base import Method
+from targets.base import Target
+
+
+def add_metrics(
+    store: Store, records: Iterable[Record], names: Sequence[str], *, device: str = "cpu", tell: Callable[[str], None]
+) -> tuple[int, int]:
+    """Measure what finished runs lack and write it into their records.
+
+    Args:
+        store: where the records lie.
+        records: finished runs; others are passed over.
+        names: metrics to add; none: those of each record's target.
+        device: where to compute.
+        tell: hears a line per run.
+
+    Returns:
+        How many records were added to, and how many lack metrics but have no parameters here.
+
+    Raises:
+        UserError: unknown metric, damaged parameters, read-only folder.
+    """
+    for name in names:
+        get("metric", name)
+    built: dict[str, tuple[Target, Method]] = {}
+    added = without = 0
+    for record in records:
+        lacking = missing(record, names)
+        if not lacking:
+            continue
+        config = Config.of_record(record, str(store.root))
+        values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
+        if values is None:
+            without += 1
+            continue
+        if config.config_id not in built:
+            built = {config.config_id: _build(config, device)}  # records come by configuration: one at a time
+        target, method = built[config.config_id]
+        load(layouts(method, list(method.players())), values, method)
+        fitted = Fitted(method, target, record["seed"], resolve_device(device))
+        metrics, protocols, skipped = evaluate(lacking, fitted)
+        store.put(_merged(record, metrics, protocols, skipped, device))
+        added += 1
+        shown = ", ".join(
+            f"{name} {found['value']:.4g}" for name, found in metrics.items() if found["value"] is not None
+        )
+        tell(f"{record['run_id']}  {record['method']} x {record['target']}  {shown or 'no value'}")
+    return added, without
+
+
+def missing(record: Record, names: Sequence[str]) -> list[str]:
+    """The metrics asked for (or those of the target) that a finished run has no value of and that did not just not apply."""
+    if record["status"] != "done":
+        return []
+    entry = entries("target").get(record["target"])
+    asked = names or (entry.obj.metrics if entry else ())
+    return [n for n in asked if n not in record["metrics"] and (names or n not in record["skipped_metrics"])]
+
+
+def _build(config: Config, device: str) -> tuple[Target, Method]:
+    where, dtype = resolve_device(device), getattr(torch, config.train["dtype"])
+    target = build_target(config).to(where, dtype)
+    method = initialise(lambda: build_method(config, target), config.seeds)[0]
+    return target, method.to(where, dtype)
+
+
+def _merged(
+    record: Record, metrics: dict[str, Any], protocols: dict[str, Any], skipped: dict[str, str], device: str
+) -> Record:
+    """The record with the new values, and who measured them."""
+    env = environment(device=resolve_device(device), threads=1, compile=False)
+    note = {
+        "metrics": sorted({*metrics, *skipped}),
+        "git": env.get("git"),
+        "dirty": env.get("dirty"),
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    left = {name: reason for name, reason in record["skipped_metrics"].items() if name not in metrics}
+    return {
+        **record,
+        "metrics": record["metrics"] | metrics,
+        "protocols": record["protocols"] | protocols,
+        "skipped_metrics": left | skipped,
+        "evaluated_later": [*record.get("evaluated_later", []), note],
+    }
+
+
+def explain_missing(count: int) -> UserError:
+    """The message for runs whose parameters are elsewhere."""
+    return UserError(
+        f"{count} runs lack these metrics, and their parameters are not in this results folder",
+        "they are kept where the fit ran (<results>/artifacts/parameters); or delete the records and run them again",
+    )

@@ -1,0 +1,58 @@
+"""The final parameters of a run, kept so that a metric added later needs no second fit.
+
+They lie under ``<results>/artifacts/parameters`` (not in git); the record holds their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.files import write_atomic
+
+
+def digest(values: Mapping[str, Tensor]) -> str:
+    """SHA-256 over one seed's flat parameters, averages and buffers: equal digests mean bit-identical fits."""
+    found = hashlib.sha256()
+    for key, value in sorted(values.items()):
+        found.update(key.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def save_parameters(folder: Path, run_id: str, values: Mapping[str, Tensor]) -> Path:
+    """Write one seed's values (``bench.fit.program.member_values``) as safetensors.
+
+    Raises:
+        UserError: full disk, no permission.
+    """
+    from safetensors.torch import save
+
+    path = folder / f"{run_id}.safetensors"
+    write_atomic(path, save({key: value.detach().cpu().contiguous() for key, value in values.items()}))
+    return path
+
+
+def load_parameters(folder: Path, run_id: str, sha256: str) -> dict[str, Tensor] | None:
+    """One seed's values, None where they were not kept.
+
+    Raises:
+        UserError: the file is damaged or belongs to another fit of this run than its record.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = folder / f"{run_id}.safetensors"
+    try:
+        values: dict[str, Tensor] = load(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}", "delete it; a new fit writes it again") from error
+    if digest(values) != sha256:
+        raise UserError(f"{path} holds other parameters than the record's", "delete it; a new fit writes it again")
+    return values

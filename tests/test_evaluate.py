@@ -1,0 +1,99 @@
+"""Metrics added to finished runs, and options added to components, change neither ids nor what was measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.check import check_store
+from bench.config import Config, compose
+from bench.errors import UserError
+from bench.evaluate import add_metrics, missing
+from bench.metrics.base import Metric
+from bench.registry import get
+from bench.run import execute
+from bench.store import Store
+
+RUN = ["method=sivi", "target=banana", "tuned=none", "train.iterations=3", "method.outer=4", "method.auxiliary=2"]
+CHEAP = ["eval.curve_points=0", "eval.metrics=[mmd]", "device=cpu", "seeds=2"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    execute(compose([*RUN, *CHEAP, f"paths.results={tmp_path}"]))
+    return Store(tmp_path)
+
+
+def test_a_metric_added_later_equals_one_measured_at_once(store, tmp_path):
+    lines: list[str] = []
+    assert add_metrics(store, store.records(), ["sliced_w2"], tell=lines.append) == (2, 0)
+    at_once = execute(compose([*RUN, *CHEAP, "eval.metrics=[sliced_w2]", f"paths.results={tmp_path / 'other'}"]))
+    for later, now in zip(store.records(), at_once, strict=True):
+        assert later["metrics"]["sliced_w2"] == now["metrics"]["sliced_w2"]
+        assert later["evaluated_later"][0]["metrics"] == ["sliced_w2"] and "mmd" in later["metrics"]
+    assert len(lines) == 2 and "sliced_w2" in lines[0]
+    assert [p for p in check_store(store) if p.level == "error"] == []
+    assert add_metrics(store, store.records(), ["sliced_w2"], tell=lines.append) == (0, 0)
+
+
+def test_parameters_of_another_fit_are_refused_and_lost_ones_are_counted(store):
+    first, second = sorted(store.parameters.iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match="other parameters than the record's"):
+        add_metrics(store, store.records(), ["ksd"], tell=lambda line: None)
+    second.unlink()
+    assert add_metrics(store, store.records(), ["sliced_w1"], tell=lambda line: None) == (1, 1)
+    first.write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match="is damaged"):
+        add_metrics(store, store.records(), ["js_hist"], tell=lambda line: None)
+
+
+def test_only_finished_runs_lack_metrics(store):
+    record = next(iter(store.records()))
+    assert missing(record, ["mmd", "ksd"]) == ["ksd"]
+    assert "js_grid" in missing(record, [])
+    assert missing({**record, "status": "diverged"}, ["ksd"]) == []
+
+
+def test_an_option_added_later_keeps_the_id_at_its_old_meaning(monkeypatch):
+    cls = get("method", "sivi").obj
+    before = compose(RUN)
+    monkeypatch.setattr(cls, "added", {"decay": before.method["decay"]}, raising=False)
+    monkeypatch.setattr(get("target", "banana").obj, "added", {}, raising=False)
+    after = compose(RUN)
+    assert "decay" not in after.identity["method"] and after.config_id != before.config_id
+    assert compose([*RUN, "method.decay=0.5"]).identity["method"]["decay"] == 0.5
+    record = {"run_id": "x-s0", "seed": 0, "config": json.loads(json.dumps(after.identity))}
+    assert Config.of_record(record, "results").config_id == after.config_id
+
+
+def test_a_record_of_another_version_cannot_be_added_to(store, monkeypatch):
+    monkeypatch.setattr(get("target", "banana").obj, "version", 99)
+    with pytest.raises(UserError, match="made with version"):
+        add_metrics(store, store.records(), ["ksd"], tell=lambda line: None)
+
+
+def test_arguments_added_later_keep_a_metrics_protocol():
+    class Plain(Metric):
+        def __init__(self, *, n: int = 3) -> None:
+            self.n = n
+
+    class Grown(Metric):
+        added = {"order": 1}
+
+        def __init__(self, *, n: int = 3, order: int = 1) -> None:
+            self.n, self.order = n, order
+
+    assert Plain().protocol_id() == Grown().protocol_id() != Grown(order=2).protocol_id()
+
+
+def test_one_failing_metric_costs_only_itself(monkeypatch, tmp_path):
+    def broken(self, q):
+        raise ArithmeticError("singular")
+
+    monkeypatch.setattr(get("metric", "mmd").obj, "__call__", broken)
+    settings = [*RUN, *CHEAP, "eval.metrics=[mmd,sliced_w1]", "seeds=1", f"paths.results={tmp_path}"]
+    (record,) = execute(compose(settings))
+    assert record["status"] == "done" and "sliced_w1" in record["metrics"]
+    assert record["skipped_metrics"] == {"mmd": "failed: ArithmeticError: singular"}

@@ -70,7 +70,7 @@ def add_metrics(
 
 
 def missing(record: Record, names: Sequence[str]) -> list[str]:
-    """The metrics asked for (or those of the target) that a finished run has no value of and that did not just not apply."""
+    """The metrics asked for, or else the applicable ones of the target, that a finished run has no value of."""
     if record["status"] != "done":
         return []
     entry = entries("target").get(record["target"])

@@ -52,8 +52,14 @@ class Target(nn.Module):
     reference_sampler: ClassVar[str | None] = None
     """Sampler that ``bench.reference`` may use: "mala" for targets known to have one mode, None for all others."""
 
-    window: tuple[tuple[float, float], tuple[float, float]] | None = None
-    """Plot and grid window ((x1 low, x1 high), (x2 low, x2 high)) of a 2-D target."""
+    window: tuple[tuple[float, float], ...] | None = None
+    """Plot and grid window, (low, high) per coordinate, of a 1-D or 2-D target; in the coordinates of ``log_prob``."""
+
+    window_mass: float = 0.9999
+    """Least share of the mass inside the window (heavy tails leave more outside)."""
+
+    coordinate_names: tuple[str, ...] = ()
+    """What the coordinates are called, where marginals have metrics of their own (``ks_distance_r``)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Unnormalised log density; [..., d] -> [...] (nats)."""
@@ -70,6 +76,19 @@ class Target(nn.Module):
         draw nothing.
         """
         return self
+
+    def original(self) -> Target:
+        """This target in the coordinates of its reference and metrics; itself unless it is reparametrised.
+
+        A reparametrised target (``parametrization=noncentered``) has ``log_prob``, ``score`` and ``window`` in the
+        coordinates a method fits; ``sample``, ``reference``, ``truth`` and ``test_log_predictive`` belong to the
+        original ones.
+        """
+        return self
+
+    def to_original(self, x: Tensor) -> Tensor:
+        """From the coordinates of ``log_prob`` to those of ``original()``; [..., d] -> [..., d]."""
+        return x
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n exact draws, [n, d]; drawn on the CPU so that all methods see the same ones."""

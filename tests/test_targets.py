@@ -69,7 +69,7 @@ def test_declares_itself(target: Target) -> None:
     if target.metrics:
         assert target.curve_metric in target.metrics and len(set(target.metrics)) == len(target.metrics)
     if target.window is not None:
-        assert target.dim == 2 and all(low < high for low, high in target.window)
+        assert len(target.window) == target.dim <= 2 and all(low < high for low, high in target.window)
 
 
 def test_shapes_over_leading_dimensions(target: Target) -> None:
@@ -145,26 +145,29 @@ def test_every_tensor_moves(target: Target) -> None:
 
 
 def grid(target: Target, size: int = 1500) -> tuple[Tensor, Tensor]:
-    """Midpoints of the window's cells in float64, [size^2, 2], and their probabilities under exp(log_prob - log_z)."""
+    """Midpoints of the window's cells in float64, [size^d, d], and their probabilities under exp(log_prob - log_z)."""
     assert target.window is not None and target.log_z is not None
     axes = [low + (high - low) * (torch.arange(size, dtype=torch.float64) + 0.5) / size for low, high in target.window]
     area = math.prod((high - low) / size for low, high in target.window)
-    x = torch.cartesian_prod(*axes)
+    x = torch.cartesian_prod(*axes).reshape(-1, target.dim)
     mass = torch.cat([target.log_prob(part) for part in x.split(2**18)]).sub(target.log_z).exp() * area
     return x, mass
 
 
 def test_window_holds_the_mass_and_samples_follow_it(double: Target) -> None:
-    """log_z and exact draws against quadrature, for 2-D targets with grid metrics."""
+    """log_z and exact draws against quadrature, for targets with grid metrics."""
     if not any(name.endswith("_grid") for name in double.metrics) or double.log_z is None:
         pytest.skip("no grid metrics or no known normaliser")
     x, mass = grid(double)
-    assert 0.9999 < float(mass.sum()) < 1.00001
+    assert double.window_mass < float(mass.sum()) < 1.00001
     needs(double, "sample")
+    if double.window_mass < 0.9999:
+        pytest.skip("heavy tails: moments need not exist")
+    x, original = double.to_original(x), double.original()
     draws = double.sample(40_000, generator("draws")).double()
 
     def features(y: Tensor) -> Tensor:
-        return torch.cat([y, y.square(), y.prod(-1, keepdim=True), double.log_prob(y).unsqueeze(-1)], dim=-1)
+        return torch.cat([y, y.square(), y.prod(-1, keepdim=True), original.log_prob(y).unsqueeze(-1)], dim=-1)
 
     expected = (mass.unsqueeze(-1) * features(x)).sum(0)
     found = features(draws)
@@ -178,7 +181,7 @@ def test_truth_satisfies_steins_identity(double: Target) -> None:
     needs(double, "truth", "score")
     x = double.truth(2000, generator("stein")).double()
     assert x.shape == (2000, double.dim)
-    score = double.score(x)
+    score = double.original().score(x)
     total = (x * score).sum(-1)
     columns = torch.cat([score, x * score + 1, (total + double.dim).unsqueeze(-1)], dim=-1)
     error = columns.mean(0).abs() / (columns.std(0) / math.sqrt(len(x)))
@@ -239,6 +242,8 @@ def test_regression_data(name: str) -> None:
     target: Any = build(name)
     for design in (target.signed_design, target.signed_test):
         assert (design[:, 0].abs() == 1).all() and design.shape[1] == target.dim
+    if name in ("blr_spam", "blr_nodal"):  # counts and indicators as published, not standardised
+        return
     features = target.signed_design * target.signed_design[:, :1]  # the sign squared leaves x
     assert float(features[:, 1:].mean(0).abs().max()) < 0.2
     assert 0.9 < float(features[:, 1:].std(0).min()) and float(features[:, 1:].std(0).max()) < 1.1

@@ -54,7 +54,12 @@ class Fitted:
 
     @torch.no_grad()
     def draws(self, n: int, purpose: str = "q") -> Tensor:
-        """n draws from q, [n, d], on ``device``."""
+        """n draws from q in the coordinates of ``target.original()``, as truth draws are; [n, d], on ``device``."""
+        return self.target.to_original(self.fitted_draws(n, purpose))
+
+    @torch.no_grad()
+    def fitted_draws(self, n: int, purpose: str = "q") -> Tensor:
+        """The same draws in the coordinates of ``target.log_prob``, for metrics that evaluate densities of q or p."""
         return self.method.sample(n, self.noise(purpose))
 
     def truth(self, n: int, purpose: str = "truth") -> Tensor:

@@ -1,4 +1,4 @@
-"""Divergences between q and p in 2-D by sums over a grid: JS, KL(q || p), KL(p || q), in nats.
+"""Divergences between q and p in 1-D and 2-D by sums over a grid: JS, KL(q || p), KL(p || q), in nats.
 
 Both densities become masses of the cells of ``target.window`` plus one cell for everything outside
 (``density_grid``).  The sums are lower bounds of the divergences (data processing) up to quadrature error; a q
@@ -40,7 +40,7 @@ class GridDivergence(Metric):
     """Base of the three: the protocol is the grid and the mixture size.
 
     Args:
-        n1: cells along x1.
+        n1: cells along x1 (eight times as many for a 1-D target, see ``CELLS_1D``).
         n2: cells along x2.
         mixture: M, draws of z in the mixture density of a semi-implicit q.
     """
@@ -67,7 +67,7 @@ class GridDivergence(Metric):
 
 @register("metric", "js_grid", source="Lin 1991 (doi:10.1109/18.61115), on a grid; protocol of this suite")
 class JSGrid(GridDivergence):
-    """Jensen-Shannon divergence between q and p on a 2-D grid (nats, at most ln 2; not its square root)."""
+    """Jensen-Shannon divergence between q and p on a grid (nats, at most ln 2; not its square root)."""
 
     @staticmethod
     def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class JSGrid(GridDivergence):
 
 @register("metric", "kl_reverse_grid", source="KL(q || p) on a grid; protocol of this suite")
 class KLReverseGrid(GridDivergence):
-    """KL(q || p) on a 2-D grid (nats); infinite if q has mass where p has none."""
+    """KL(q || p) on a grid (nats); infinite if q has mass where p has none."""
 
     @staticmethod
     def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class KLReverseGrid(GridDivergence):
 
 @register("metric", "kl_forward_grid", source="KL(p || q) on a grid; protocol of this suite")
 class KLForwardGrid(GridDivergence):
-    """KL(p || q) on a 2-D grid (nats); a finite mixture makes q too thin in p's tails, so prefer js_grid."""
+    """KL(p || q) on a grid (nats); a finite mixture makes q too thin in p's tails, so prefer js_grid."""
 
     # Both are KL(p || q) from 100 000 target draws: printed beside ours, never ranked with it.  The cross-entropy
     # becomes a divergence once that of the target itself is subtracted.

@@ -60,6 +60,8 @@ class JSHist(Metric):
             return f"needs a 2-D target, this one has dimension {target.dim}"
         if target.window is None:
             return "the target gives no grid window"
+        if target.original() is not target:
+            return "the target is reparametrised: its window is not in the coordinates of the draws"
         if "truth" not in target.provides:
             return "the target has neither exact nor reference draws"
         return None
@@ -67,6 +69,6 @@ class JSHist(Metric):
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
         window = q.target.window
-        assert window is not None
+        assert window is not None and len(window) == 2
         truth, other = (histogram(x, window, self.bins) for x in q.truth_pair(self.n))
         return Value(js(histogram(q.draws(self.n), window, self.bins), truth), js(truth, other))

@@ -63,4 +63,4 @@ class KSD(Metric):
         return Value(self._ksd2(q, q.draws(self.n)), self._ksd2(q, q.truth(self.n)) if has_truth else None)
 
     def _ksd2(self, q: Fitted, x: Tensor) -> float:
-        return ksd2_unbiased(x, q.target.score(x), self.c, self.beta)
+        return ksd2_unbiased(x, q.target.original().score(x), self.c, self.beta)

@@ -80,7 +80,7 @@ def _target(section: Section) -> tuple[Target | None, str]:
     if not catalog.is_registered("target", name):
         return None, f"{name} is not registered"
     try:
-        return catalog.build_target(section.problem.config), ""
+        return catalog.build_target(section.problem.config).original(), ""
     except (AssertionError, OSError, RuntimeError, TypeError, ValueError, Unsupported) as error:
         # records outlive code: a parameter may have been renamed since, and the table must still be printed
         return None, f"{name} cannot be built from its record ({type(error).__name__})"

@@ -1,0 +1,20 @@
+"""Functions that stay finite in float32 wherever an optimiser may wander."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def bounded_exp(x: Tensor, limit: float = 50.0) -> Tensor:
+    """exp(x), continued by its tangent beyond ``limit``: exp(limit) (1 + x - limit).
+
+    Continuously differentiable, so that densities with exp of a log scale have finite values and scores everywhere;
+    a target uses it only where its own mass beyond ``limit`` is nil.
+    """
+    bounded = x.clamp(max=limit)
+    return bounded.exp() * (1 + x - bounded)
+
+
+def bounded_exp_slope(x: Tensor, limit: float = 50.0) -> Tensor:
+    """Derivative of ``bounded_exp``."""
+    return x.clamp(max=limit).exp()

@@ -91,6 +91,7 @@ class ConditionalRealNVP(nn.Module):
         y = torch.logit(z, eps=EDGE)
         log_tau = -(F.logsigmoid(y) + F.logsigmoid(-y)).sum(-1)
         for coupling in reversed(list(self.couplings)):
+            assert isinstance(coupling, ConditionalCoupling)
             y, log_det = coupling.inverse(y, x)
             log_tau = log_tau + log_det
         return log_tau + _log_standard_normal(y)

@@ -54,15 +54,22 @@ class Adam:
 
 @dataclass(frozen=True)
 class RMSprop:
-    """RMSprop as ``torch.optim.RMSprop``; SIVI-SM uses ``eps=1`` on multinomial logistic regression."""
+    """RMSprop as ``torch.optim.RMSprop``; SIVI-SM uses ``eps=1`` on multinomial logistic regression.
+
+    With ``from_first`` the running mean starts at the first squared gradient instead of 0: with ``eps=1`` the rule of
+    UIVI, with ``eps=1e-6`` SVGD's "Adagrad with momentum".
+    """
 
     lr: float = 1e-3
     alpha: float = 0.9
     eps: float = 1e-8
+    from_first: bool = False
     slots = ("v",)
 
     def step(self, grad: Tensor, slots: dict[str, Tensor], count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         v = self.alpha * slots["v"] + (1 - self.alpha) * grad * grad
+        if self.from_first:
+            v = torch.where(count == 1, grad * grad, v)
         return grad / (v.sqrt() + self.eps), {"v": v}
 
 

@@ -1,4 +1,4 @@
-"""The other two bananas of the literature; ``targets.toys.Banana`` is the one in the code of UIVI, SIVI-SM and KSIVI."""
+"""The other bananas of the literature; ``targets.toys.Banana`` is the one in the code of UIVI, SIVI-SM and KSIVI."""
 
 from __future__ import annotations
 

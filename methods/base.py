@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -18,6 +18,9 @@ from torch.distributions import Distribution
 from bench.errors import UserError
 from methods.optim import Adam, Optimiser, Schedule, constant
 from targets.base import Target
+
+if TYPE_CHECKING:
+    from methods.reverse import Reverse
 
 
 class Noise(Protocol):
@@ -109,6 +112,17 @@ def require_fraction(**values: float) -> None:
             raise UserError(f"method.{name}={value} must lie between 0 and 1", "change the override or leave it out")
 
 
+def require_not_negative(**values: float) -> None:
+    """Refuse negative hyper-parameters.
+
+    Raises:
+        UserError: naming the first that is negative.
+    """
+    for name, value in values.items():
+        if value < 0:
+            raise UserError(f"method.{name}={value} must not be negative", "change the override or leave it out")
+
+
 class Method(nn.Module):
     """A variational family q and how it is fitted to ``target``; subclasses add keyword-only hyper-parameters."""
 
@@ -158,3 +172,14 @@ class Method(nn.Module):
     def conditional(self, z: Tensor) -> Distribution:
         """q(x | z) of a semi-implicit q as a distribution with batch shape z.shape[:-1] and event shape [d]."""
         raise NotImplementedError
+
+    def mixing_log_prob(self, z: Tensor) -> Tensor | None:
+        """log density of the mixing distribution on R^k, [..., k] -> [...]; None where z has none or it is not known.
+
+        Bounds on log q then take their proposals from ``mixing`` itself, which needs no density but many more draws.
+        """
+        return None
+
+    def inverse(self) -> Reverse | None:
+        """An untrained reverse model tau(z | x) made for this family; None: the one for any family."""
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -86,6 +87,38 @@ class SemiImplicit(nn.Module):
         return Independent(Normal(mean, self.sigma.expand_as(mean)), 1)
 
 
+class ConditionalVariance(SemiImplicit):
+    """q(x | z) = N(mu(z), diag sigma(z)^2): log sigma^2 is a second MLP of z plus the constant ``log_var``.
+
+    Much harder to fit than one global sigma: draws with a small sigma(z) dominate every score-based loss.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        noise_dim: int,
+        hidden: tuple[int, ...] = (50, 50),
+        *,
+        log_var: float = 0.0,
+        log_var_min: float = -20.0,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(dim, noise_dim, hidden, log_var=log_var, log_var_min=log_var_min, activation=activation)
+        self.log_var.requires_grad_(False)  # the net's last bias does its work
+        self.log_var_net = mlp(noise_dim, tuple(hidden), dim, activation)
+
+    def sigma_of(self, z: Tensor) -> Tensor:
+        """Standard deviation of q(x | z), [..., k] -> [..., d]."""
+        return torch.exp((self.log_var + self.log_var_net(z)).clamp(min=self.log_var_min) / 2)
+
+    def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma_of(z)
+        return self.mean(z) + sigma * xi, xi / sigma
+
+    def conditional(self, z: Tensor) -> Distribution:
+        return Independent(Normal(self.mean(z), self.sigma_of(z)), 1)
+
+
 class SemiImplicitMethod(Method):
     """A method whose variational family is a ``SemiImplicit``; subclasses set ``self.q``."""
 
@@ -99,3 +132,7 @@ class SemiImplicitMethod(Method):
 
     def conditional(self, z: Tensor) -> Distribution:
         return self.q.conditional(z)
+
+    def mixing_log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; 0, I), [..., k] -> [...]."""
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)

@@ -1,0 +1,155 @@
+"""Options of KSIVI, SIVI-SM and SIVI beyond their first experiments: warm starts, preconditioning, regularisers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.fit.loop import fit
+from bench.noise import DirectNoise, generator
+from bench.registry import get
+from methods.base import Clock
+from methods.ksivi import KSIVI
+from methods.precondition import precondition
+from methods.sivi import SIVI
+from methods.sivism import SIVISM, SIVISMTrick
+from methods.stein import stein_discrepancy
+from toy_gaussian import Gaussian
+
+
+def noise(*parts: object) -> DirectNoise:
+    return DirectNoise(generator("extras", *parts))
+
+
+def clock(step: float = 0.0, total: int = 100) -> Clock:
+    return Clock(torch.tensor(step), total)
+
+
+class Regression(Gaussian):
+    """A target with a development loss whose minimiser (3, -2) is not the posterior mean."""
+
+    def dev_loss(self, x):
+        return (x.mean(0) - torch.tensor([3.0, -2.0])).square().mean()
+
+
+class TestPreconditioning:
+    A = torch.tensor([[2.0, 0.0], [-1.5, 0.3]])
+
+    def discrepancy(self, how, kernel, A):
+        """Of the cloud x -> A x, whose Stein vectors are f -> A^-T f."""
+        x, y, f, g = (torch.randn(40, 2, generator=generator("pre", i)) for i in range(4))
+        points, vectors = torch.cat([x, y]) @ A.T, torch.cat([f, g]) @ torch.linalg.inv(A)
+        points, vectors = precondition(points, vectors, points[:40], how)
+        return float(stein_discrepancy(points[:40], points[40:], vectors[:40], vectors[40:], kernel=kernel))
+
+    @pytest.mark.parametrize("kernel", ["gaussian", "imq"])
+    def test_affine_is_invariant_under_affine_maps(self, kernel):
+        plain = self.discrepancy("affine", kernel, torch.eye(2))
+        assert self.discrepancy("affine", kernel, self.A) == pytest.approx(plain, rel=1e-3)
+        assert self.discrepancy("none", kernel, self.A) != pytest.approx(
+            self.discrepancy("none", kernel, torch.eye(2)), rel=0.1
+        )
+
+    def test_inverse_covariance_is_the_bilinear_form_of_the_code(self):
+        x, f = torch.randn(30, 3, generator=generator("cov")), torch.randn(30, 3, generator=generator("form"))
+        points, vectors = precondition(x, f, x, "inverse_covariance")
+        expected = f @ torch.linalg.inv(torch.cov(x.T) + 1e-8 * torch.eye(3)) @ f.T
+        torch.testing.assert_close(vectors @ vectors.T, expected, rtol=1e-4, atol=1e-4)
+        assert points is x
+
+    def test_no_gradient_flows_through_the_covariance(self):
+        x = torch.randn(30, 2, generator=generator("cov")).requires_grad_()
+        f = torch.randn(30, 2, generator=generator("form"))
+        assert not precondition(x, f, x, "inverse_covariance")[1].requires_grad
+
+
+class TestKSIVI:
+    def losses(self, step, **options):
+        torch.manual_seed(0)
+        method = KSIVI(Gaussian(), batch=20, **options)
+        return float(method.loss(noise("ksivi"), clock(step)).detach()), method
+
+    def test_regulariser_adds_the_energy_until_its_end(self):
+        plain, method = self.losses(5.0)
+        with torch.no_grad():
+            x, _ = method.q.draw(40, noise("ksivi"))
+            energy = float(method.target.log_prob(x[:20]).mean())
+        assert self.losses(5.0, regulariser=0.5)[0] == pytest.approx(plain - 0.5 * energy, rel=1e-5)
+        assert self.losses(5.0, regulariser=0.5, regulariser_until=6)[0] == pytest.approx(
+            plain - 0.5 * energy, rel=1e-5
+        )
+        assert self.losses(6.0, regulariser=0.5, regulariser_until=6)[0] == pytest.approx(plain, rel=1e-5)
+
+    def test_conditional_variance_declares_the_density_it_draws_from(self):
+        method = KSIVI(Gaussian(), variance="conditional", noise_dim=2, hidden=(5,))
+        x, u = method.q.draw(6, noise("sigma"))
+        components = method.conditional(noise("sigma").normal(6, 2))
+        assert components.base_dist.scale.std(0).min() > 0
+        x = x.detach().requires_grad_()
+        (score,) = torch.autograd.grad(components.log_prob(x).sum(), x)
+        torch.testing.assert_close(-score, u, rtol=1e-4, atol=1e-4)
+
+    def test_average_starts_where_the_warm_start_ends(self):
+        torch.manual_seed(0)
+        method = KSIVI(Regression(), batch=20, warm_start=250, warm_lr=0.05, ema=0.999, lr=1e-9)
+        run = fit([method], [0], 252)
+        state = run.state
+        torch.testing.assert_close(state["ema/q"], state["theta/q"], rtol=0, atol=1e-5)
+        mean = run.member(0, method).sample(4000, noise("ema")).mean(0)
+        torch.testing.assert_close(mean.detach(), torch.tensor([3.0, -2.0]), rtol=0, atol=0.3)
+
+
+class TestWarmStart:
+    @pytest.mark.parametrize("cls", [KSIVI, SIVISM, SIVI])
+    def test_needs_a_development_loss(self, cls):
+        with pytest.raises(UserError, match="warm_start=3"):
+            cls(Gaussian(), warm_start=3).players()
+
+    def test_critic_moves_alone_between_the_warm_start_and_the_game(self):
+        method = SIVISM(Regression(), batch=20, warm_start=3, critic_warm=4)
+        windows = {p.name: (p.start, p.until) for p in method.players()}
+        assert windows == {"warm": (0, 3), "critic_warm": (3, 7), "q": (7, None), "critic": (7, None)}
+        states = [fit([method], [0], n).state for n in (3, 7)]
+        assert torch.equal(states[0]["theta/q"], states[1]["theta/q"])
+        assert not torch.equal(states[0]["theta/critic"], states[1]["theta/critic"])
+
+    def test_sivi_moves_to_the_development_optimum_first(self):
+        torch.manual_seed(0)
+        method = SIVI(Regression(), outer=20, auxiliary=5, warm_start=200, warm_lr=0.05, learn_var=True)
+        mean = fit([method], [0], 200).member(0, method).sample(4000, noise("sivi")).mean(0)
+        torch.testing.assert_close(mean.detach(), torch.tensor([3.0, -2.0]), rtol=0, atol=0.3)
+
+
+class TestTrick:
+    def test_options_of_the_parent_are_listed_and_passed_on(self):
+        parameters = get("method", "sivism_trick").parameters
+        assert {"batch", "lr_critic", "trick_rate", "optimiser"} <= set(parameters)
+        assert parameters["critic"].default == (128, 128)
+        method = SIVISMTrick(Gaussian(), critic=(7,), trick_rate=1.5, optimiser="rmsprop")
+        assert method.critic[0].out_features == 7
+        assert {type(p.optimiser).__name__ for p in method.players()} == {"RMSprop"}
+
+    @pytest.mark.parametrize("step, exponent", [(0.0, 0), (9.0, 1), (26.0, 2)])
+    def test_score_weight_decays_per_epoch(self, step, exponent):
+        method = SIVISMTrick(Gaussian(), trick_rate=1.5, trick_every=9)
+        x, score = torch.randn(2, 5, 2, generator=generator("trick"))
+        weight = (method.f(x, score, clock(step)) - method.critic(x)) / score
+        torch.testing.assert_close(weight, torch.full((5, 2), 1.5**-exponent), rtol=1e-4, atol=1e-4)
+
+    def test_rate_must_be_positive(self):
+        with pytest.raises(UserError, match="trick_rate"):
+            SIVISMTrick(Gaussian(), trick_rate=0.0)
+
+
+@pytest.mark.parametrize("options", [{"clip": -1.0}, {"ema": 2.0}, {"regulariser": -1.0}, {"warm_start": -1}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        KSIVI(Gaussian(), **options)
+
+
+def test_sigma_of_the_prior_family_is_unchanged():
+    """The global-variance family still starts at the declared variance."""
+    assert KSIVI(Gaussian(), log_var=math.log(0.25)).q.sigma.tolist() == pytest.approx([0.5, 0.5])

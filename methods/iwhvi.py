@@ -1,0 +1,192 @@
+"""IWHVI, HVM and DIWHVI: semi-implicit VI with a learned reverse model tau(z | x)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.registry import register
+from methods.base import Clock, Noise, require_positive
+from methods.families import Activation, SemiImplicit, SemiImplicitMethod
+from methods.importance import Importance
+from methods.optim import staircase
+from methods.reverse import NetworkReverse, log_normal
+from targets.base import Target
+
+
+class _Gaussian(Importance, SemiImplicitMethod):
+    """The family N(mu(z), diag sigma^2), z ~ N(0, I), with a Gaussian tau."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        batch: int,
+        inner: int,
+        noise_dim: int,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        log_var: float,
+        reverse: tuple[int, ...],
+        dreg: bool,
+        lr: float,
+        lr_reverse: float,
+        decay: float,
+        decay_every: int,
+    ) -> None:
+        super().__init__(target)
+        require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, reverse=reverse)
+        require_positive(lr=lr, lr_reverse=lr_reverse, decay=decay, decay_every=decay_every)
+        self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, activation=activation)
+        self.tau = NetworkReverse(target.dim, noise_dim, tuple(reverse), activation)
+        self.batch, self.inner, self.noise_dim, self.dreg = batch, inner, noise_dim, dreg
+        self.lr, self.lr_reverse, self.schedule = lr, lr_reverse, staircase(decay, decay_every)
+
+    def pair(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        z = self.q.mixing(n, noise)
+        return self.q(z, noise.normal(n, self.target.dim))[0], z
+
+    def log_conditional(self, x: Tensor, z: Tensor) -> Tensor:
+        sigma = self.q.sigma
+        return log_normal((x.unsqueeze(1) - self.q.mean(z)) / sigma, sigma.log())
+
+
+SETTINGS = "Sobolev & Vetrov, NeurIPS 2019, arXiv:1905.03290; network and step sizes of the suite's other 2-D methods"
+
+
+@register("method", "iwhvi", source=SETTINGS)
+class IWHVI(_Gaussian):
+    """Importance-weighted hierarchical VI: the bound U_K on log q with a learned reverse model.
+
+    K is fixed for the whole run (shapes are static); the paper raises it 0, 5, 25, 50 while its VAE trains.
+
+    Args:
+        batch: draws of x per step.
+        inner: K, draws of tau per x; 50 is the last stage of the paper's schedule.
+        noise_dim, hidden, activation, log_var: mixing noise, network of the mean and initial log sigma^2.
+        reverse: hidden widths of tau's network.
+        dreg: tau moves on its own, by the doubly reparameterised gradient and on draws of its own.
+        lr, lr_reverse: Adam's rates of q and tau; where they differ, the two move in turn on draws of their own.
+        decay, decay_every: both rates times decay every so many steps.
+    """
+
+    paper_name = "IWHVI"
+    cheap = {"batch": 32, "inner": 5, "lr": 5e-3, "lr_reverse": 5e-3}
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        batch: int = 100,
+        inner: int = 50,
+        noise_dim: int = 3,
+        hidden: tuple[int, ...] = (50, 50),
+        activation: Literal["relu", "tanh"] = "relu",
+        log_var: float = math.log(0.25),
+        reverse: tuple[int, ...] = (50, 50),
+        dreg: bool = False,
+        lr: float = 1e-3,
+        lr_reverse: float = 1e-3,
+        decay: float = 0.9,
+        decay_every: int = 1000,
+    ) -> None:
+        require_positive(inner=inner)
+        super().__init__(
+            target, batch=batch, inner=inner, noise_dim=noise_dim, hidden=hidden, activation=activation,
+            log_var=log_var, reverse=reverse,
+            dreg=dreg, lr=lr, lr_reverse=lr_reverse, decay=decay, decay_every=decay_every,
+        )  # fmt: skip
+
+
+@register("method", "hvm", source="Ranganath, Tran & Blei, ICML 2016, arXiv:1511.02386; settings as for iwhvi")
+class HVM(_Gaussian):
+    """Hierarchical variational model: the reverse model alone bounds log q, which is U_K at K = 0.
+
+    q and tau are those of IWHVI (Gaussian), so that the two differ in K only; the paper's own have planar flows.
+
+    Args:
+        batch: draws of x per step.
+        noise_dim, hidden, activation, log_var: mixing noise, network of the mean and initial log sigma^2.
+        reverse: hidden widths of tau's network.
+        lr, lr_reverse: Adam's rates of q and tau; where they differ, the two move in turn on draws of their own.
+        decay, decay_every: both rates times decay every so many steps.
+    """
+
+    paper_name = "HVM"
+    cheap = {"batch": 32, "lr": 5e-3, "lr_reverse": 5e-3}
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        batch: int = 100,
+        noise_dim: int = 3,
+        hidden: tuple[int, ...] = (50, 50),
+        activation: Literal["relu", "tanh"] = "relu",
+        log_var: float = math.log(0.25),
+        reverse: tuple[int, ...] = (50, 50),
+        lr: float = 1e-3,
+        lr_reverse: float = 1e-3,
+        decay: float = 0.9,
+        decay_every: int = 1000,
+    ) -> None:
+        super().__init__(
+            target, batch=batch, inner=0, noise_dim=noise_dim, hidden=hidden, activation=activation,
+            log_var=log_var, reverse=reverse,
+            dreg=False, lr=lr, lr_reverse=lr_reverse, decay=decay, decay_every=decay_every,
+        )  # fmt: skip
+
+
+@register("method", "diwhvi", source=SETTINGS + "; bound with M outer samples")
+class DIWHVI(_Gaussian):
+    """Doubly importance-weighted hierarchical VI: M draws of x under one logarithm, K of tau for each.
+
+    E log 1/M sum_m p(x_m) / [1/(K+1) sum_k q(x_m|z_mk) q(z_mk) / tau(z_mk|x_m)] <= log Z rises with M and K.  What it
+    fits well is q followed by importance resampling; q alone comes out wider than by the ELBO.
+
+    Args:
+        batch: groups of M draws per step.
+        outer: M.
+        inner: K, draws of tau per x.
+        noise_dim, hidden, activation, log_var: mixing noise, network of the mean and initial log sigma^2.
+        reverse: hidden widths of tau's network.
+        lr, lr_reverse: Adam's rates of q and tau; where they differ, the two move in turn on draws of their own.
+        decay, decay_every: both rates times decay every so many steps.
+    """
+
+    paper_name = "DIWHVI"
+    cheap = {"batch": 16, "outer": 3, "inner": 5, "lr": 5e-3, "lr_reverse": 5e-3}
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        batch: int = 20,
+        outer: int = 5,
+        inner: int = 50,
+        noise_dim: int = 3,
+        hidden: tuple[int, ...] = (50, 50),
+        activation: Literal["relu", "tanh"] = "relu",
+        log_var: float = math.log(0.25),
+        reverse: tuple[int, ...] = (50, 50),
+        lr: float = 1e-3,
+        lr_reverse: float = 1e-3,
+        decay: float = 0.9,
+        decay_every: int = 1000,
+    ) -> None:
+        require_positive(outer=outer, inner=inner)
+        super().__init__(
+            target, batch=batch, inner=inner, noise_dim=noise_dim, hidden=hidden, activation=activation,
+            log_var=log_var, reverse=reverse,
+            dreg=False, lr=lr, lr_reverse=lr_reverse, decay=decay, decay_every=decay_every,
+        )  # fmt: skip
+        self.outer = outer
+
+    def loss(self, noise: Noise, clock: Clock) -> Tensor:
+        """Minus the doubly weighted bound, averaged over groups."""
+        x, log_q = self.bound(self.batch * self.outer, self.inner, noise)
+        log_ratio = self.target.subsample(noise).log_prob(x) - log_q
+        return math.log(self.outer) - torch.logsumexp(log_ratio.view(self.batch, self.outer), dim=1).mean()

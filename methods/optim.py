@@ -84,6 +84,32 @@ class SGD:
         return grad, {}
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Another rule with its own factor on the learning rate for each run of consecutive parameters.
+
+    Attributes:
+        rule: whose ``lr`` the factors multiply.
+        factors: (number of values, factor) in the order of the player's ``named_parameters()``.
+    """
+
+    rule: Optimiser
+    factors: tuple[tuple[int, float], ...]
+
+    @property
+    def lr(self) -> float:
+        return self.rule.lr
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return self.rule.slots
+
+    def step(self, grad: Tensor, slots: dict[str, Tensor], count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        direction, slots = self.rule.step(grad, slots, count)
+        factor = torch.cat([grad.new_full((size,), value) for size, value in self.factors])
+        return direction * factor, slots
+
+
 def constant(clock: Clock) -> float:
     """No decay."""
     return 1.0

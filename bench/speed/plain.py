@@ -15,7 +15,7 @@ import torch
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from methods.base import Clock, Method, Player
-from methods.optim import SGD, Adam, Optimiser, RMSprop
+from methods.optim import SGD, Adam, Blocks, Optimiser, RMSprop
 
 
 def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], None]:
@@ -57,6 +57,8 @@ def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
         if p.requires_grad and any(n == o or n.startswith(o + ".") for o in player.owns)
     ]
     rule: Optimiser = player.optimiser
+    if isinstance(rule, Blocks):  # only the learning rates differ, which costs nothing
+        rule = rule.rule
     if isinstance(rule, Adam):
         return torch.optim.Adam(owned, rule.lr, rule.betas, rule.eps)
     if isinstance(rule, RMSprop):

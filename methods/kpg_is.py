@@ -35,8 +35,8 @@ class KPGIS(SemiImplicitMethod):
     The weights are not normalised by their sum.  The draws from the prior are shared by all x_j.  tau maximises
     E log tau(z | x) over fresh pairs, one step per iteration.
 
-    Everything but the x_j that moves is constant, and shapes are static: each x_j gets as many Gaussian draws as it could
-    need (``methods.proposal.slots``; 15 of 100 for alpha >= .99) and masks those it does not use.
+    Everything but the x_j that moves is constant, and shapes are static: each x_j gets as many Gaussian draws as it
+    could need (``methods.proposal.slots``; 14 of 100 for alpha >= .99) and masks those it does not use.
 
     Args:
         target: needs a score; l + N slots(l) evaluations per step.

@@ -16,7 +16,7 @@ SteinKernel = Literal["gaussian", "imq"]
 def stein_direction(
     x: Tensor, y: Tensor, score: Tensor, *, kernel: SteinKernel = "gaussian", bandwidth: ConstantBandwidth = "detached"
 ) -> Tensor:
-    """phi(x_i) = (1/M) sum_j [k(y_j, x_i) s_p(y_j) + grad_{y_j} k(y_j, x_i)]  (Liu & Wang 2016, arXiv:1608.04471, eq. 8).
+    """phi(x_i) = (1/M) sum_j [k(y_j, x_i) s_p(y_j) + grad_{y_j} k(y_j, x_i)]  (Liu & Wang 2016, 1608.04471, eq. 8).
 
     The median bandwidth is a constant; its L is log(N + 1) with N = rows of x (``methods.kernels``).
 

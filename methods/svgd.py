@@ -1,4 +1,4 @@
-"""SVGD (Liu & Wang, NeurIPS 2016, arXiv:1608.04471) and its amortised form (Feng, Wang & Liu 2017, arXiv:1707.06626)."""
+"""SVGD (Liu & Wang, NeurIPS 2016, arXiv:1608.04471), also amortised (Feng, Wang & Liu, UAI 2017, arXiv:1707.06626)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""SLURM: site profiles (``sites/``) and a private cluster for tests (``testcluster/``)."""

@@ -33,7 +33,8 @@ def precondition(x: Tensor, f: Tensor, batch: Tensor, how: Precondition) -> tupl
     """
     if how == "none":
         return x, f
-    covariance = torch.cov(batch.detach().T).reshape(x.shape[-1], x.shape[-1])
+    centred = (batch - batch.mean(0)).detach()
+    covariance = centred.T @ centred / (len(batch) - 1)  # torch.cov reads values on the host
     L = torch.linalg.cholesky_ex(covariance + JITTER * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)).L
     if how == "inverse_covariance":
         return x, _solve(L, f)

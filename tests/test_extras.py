@@ -92,6 +92,11 @@ class TestKSIVI:
         (score,) = torch.autograd.grad(components.log_prob(x).sum(), x)
         torch.testing.assert_close(-score, u, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("options", [{"precondition": "affine"}, {"variance": "conditional", "regulariser": 0.1}])
+    def test_options_trace(self, options):
+        run = fit([KSIVI(Gaussian(), batch=20, hidden=(4,), clip=1.0, **options)], [0], 2)
+        assert run.diverged_at(0) is None
+
     def test_average_starts_where_the_warm_start_ends(self):
         torch.manual_seed(0)
         method = KSIVI(Regression(), batch=20, warm_start=250, warm_lr=0.05, ema=0.999, lr=1e-9)

@@ -1,0 +1,126 @@
+"""Bayesian neural nets for regression: one hidden ReLU layer, Gaussian noise and prior with fixed precisions.
+
+    log p(x) = sum_i log N(y_i; f(u_i; x), 1 / gamma) + log N(x; 0, I / lambda),    x = (W1, b1, W2, b2) in one vector
+
+A posterior of this kind has very many modes (at least every permutation of the hidden units), so no sampler's draws
+are kept as a reference: what is measured is prediction on held-out data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from targets.data_posterior import DataPosterior
+from targets.uci import Split
+
+
+class NeuralRegression(DataPosterior):
+    """Posterior of the weights of a net with one hidden ReLU layer, given a training set.
+
+    x holds W1 [p, hidden] row by row, b1 [hidden], W2 [hidden], b2: hidden (p + 2) + 1 numbers.
+
+    Args:
+        data: standardised parts.
+        hidden: units.
+        log_lambda: log of the prior precision.
+        log_gamma: log of the noise precision in the likelihood, in units of the STANDARDISED response.
+        test_log_gamma: log of the noise precision of predictions, in units in which ``predict`` answers.
+        batch: rows of a minibatch, 0 for all.
+        original_scale: whether predictions are given in units of the original response.
+    """
+
+    dev_inputs: Tensor
+    dev_outputs: Tensor
+    test_inputs: Tensor
+    test_outputs: Tensor
+
+    def __init__(
+        self,
+        data: Split,
+        *,
+        hidden: int,
+        log_lambda: float,
+        log_gamma: float,
+        test_log_gamma: float,
+        batch: int,
+        original_scale: bool,
+    ) -> None:
+        super().__init__(
+            self._with_ones(data.train[0]), data.train[1], prior_precision=math.exp(log_lambda), batch=batch
+        )
+        self.hidden = self.width = hidden
+        self.split_at = self.inputs.shape[1] * hidden  # W1 and b1 end here
+        self.dim = self.split_at + hidden + 1
+        self.log_lambda, self.log_gamma, self.test_log_gamma = log_lambda, log_gamma, test_log_gamma
+        self.gamma = math.exp(log_gamma)
+        self.original_scale = original_scale
+        self.location, self.scale = (data.mean, data.sd) if original_scale else (0.0, 1.0)
+        dtype = torch.get_default_dtype()
+        u, y = data.test
+        self.register_buffer("test_inputs", self._with_ones(u).to(dtype))
+        self.register_buffer("test_outputs", (self.location + self.scale * y).to(dtype))
+        u, y = data.dev if data.dev is not None else (u[:0], y[:0])
+        self.register_buffer("dev_inputs", self._with_ones(u).to(dtype))
+        self.register_buffer("dev_outputs", y.to(dtype))
+
+    @staticmethod
+    def _with_ones(u: Tensor) -> Tensor:
+        """Inputs with a last column of ones, which meets b1."""
+        return torch.cat((u, torch.ones_like(u[:, :1])), dim=1)
+
+    def _layers(self, x: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Hidden values and whether they are positive, [..., B, hidden]; W2, [..., hidden]; f, [..., B]."""
+        first = x[..., : self.split_at].unflatten(-1, (-1, self.hidden))
+        w2, b2 = x[..., self.split_at : -1], x[..., -1:]
+        before = inputs @ first
+        active = (before > 0).to(x.dtype)
+        hidden = before * active
+        return hidden, active, w2, (hidden @ w2.unsqueeze(-1)).squeeze(-1) + b2
+
+    def log_likelihood(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """sum_i log N(y_i; f(u_i; x), 1 / gamma); [..., d] -> [...] (nats)."""
+        *_, f = self._layers(x, inputs)
+        constant = 0.5 * len(outputs) * (self.log_gamma - math.log(2 * math.pi))
+        return constant - 0.5 * self.gamma * (outputs - f).square().sum(-1)
+
+    def likelihood_score(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Backpropagation by hand: as cheap to differentiate again as a forward pass; [..., d] -> [..., d]."""
+        hidden, active, w2, f = self._layers(x, inputs)
+        r = self.gamma * (outputs - f)
+        into_hidden = r.unsqueeze(-1) * w2.unsqueeze(-2) * active
+        g1 = inputs.mT @ into_hidden
+        g2 = (r.unsqueeze(-2) @ hidden).squeeze(-2)
+        return torch.cat((g1.flatten(-2), g2, r.sum(-1, keepdim=True)), dim=-1)
+
+    def dev_loss(self, x: Tensor) -> Tensor:
+        """Mean squared error on the dev part of the mean prediction over draws, standardised; [n, d] -> scalar.
+
+        The official scripts start q by minimising it (99 steps): see ``methods.warm_start``.
+
+        Raises:
+            UserError: the target has no dev part.
+        """
+        if len(self.dev_outputs) == 0:
+            raise UserError(f"{self.registered_name} has no development part", "leave method.warm_start out")
+        mean = self._layers(x, self.dev_inputs)[-1].mean(0)
+        return (mean - self.dev_outputs).square().mean()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """f at the test inputs, in units of ``test_outputs``; draws [n, d] -> [n, M]."""
+        rows = max(1, len(self.test_inputs) * self.width)
+        parts = [self._layers(part, self.test_inputs)[-1] for part in x.split(max(1, 2**24 // rows))]
+        return self.location + self.scale * torch.cat(parts)
+
+    def test_rmse(self, x: Tensor) -> Tensor:
+        """Root mean square error of the mean prediction over draws; [n, d] -> scalar."""
+        return (self.predict(x).mean(0) - self.test_outputs).square().mean().sqrt()
+
+    def test_log_predictive(self, x: Tensor) -> Tensor:
+        """Mean over test points of log mean over draws of N(y; f, 1 / test gamma); [n, d] -> scalar (nats)."""
+        misfit = (self.predict(x) - self.test_outputs).square()
+        log_p = 0.5 * (self.test_log_gamma - math.log(2 * math.pi)) - 0.5 * math.exp(self.test_log_gamma) * misfit
+        return (torch.logsumexp(log_p, dim=0) - math.log(len(x))).mean()

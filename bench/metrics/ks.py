@@ -20,7 +20,7 @@ def ks_distances(x: Tensor, y: Tensor) -> Tensor:
     """Largest difference of the empirical distribution functions per coordinate; [n, d], [m, d] -> [d]."""
     both = torch.cat([x, y]).T.contiguous()
     below_x, below_y = (
-        torch.searchsorted(part.T.contiguous().sort(1).values, both, right=True) / len(part) for part in (x, y)
+        torch.searchsorted(part.T.contiguous().sort(1).values, both, right=True).double() / len(part) for part in (x, y)
     )
     worst = (below_x - below_y).abs().amax(1)
     return torch.where(x.isnan().any(0), math.nan, worst)

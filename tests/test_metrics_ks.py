@@ -73,3 +73,10 @@ def test_histograms_do_not_mix_coordinates() -> None:
     q = noncentred("linear_pair")
     metrics, _, skipped = evaluate(["js_hist", "kl_reverse_grid"], q)
     assert "reparametrised" in skipped["js_hist"] and metrics["kl_reverse_grid"]["value"] > 0
+
+
+def test_each_marginal_finds_its_own_published_value() -> None:
+    from bench.report.published import find
+
+    for metric, value in (("ks_distance_r", 0.0185), ("ks_distance_p", 0.02), ("ks_pvalue_r", 0.88)):
+        assert [row.value for row in find("sivi", "nb_mites", metric)] == [value]

@@ -18,6 +18,8 @@ class MetricInfo:
     published_as: tuple[tuple[str, ...], ...] = ()
     """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
     the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
+    published_setting: str = ""
+    """The ``setting`` those rows must have, where one protocol covers several quantities (marginals); empty: any."""
 
 
 def _entry(kind: Kind, name: str) -> Entry | None:
@@ -31,7 +33,8 @@ def metric_info(name: str) -> MetricInfo:
         return MetricInfo()
     cls = entry.obj
     published = tuple(tuple(item) for item in getattr(cls, "published_as", ()))
-    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), published)
+    setting = getattr(cls, "published_setting", "")
+    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), published, setting)
 
 
 def paper_name(method: str) -> str:

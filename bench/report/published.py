@@ -48,11 +48,13 @@ def find(method: str, target: str, metric: str, path: Path | None = None) -> tup
     """
     paper_method = catalog.paper_name(method)
     found = []
-    for paper_metric, protocol, *less in catalog.metric_info(metric).published_as:
+    info = catalog.metric_info(metric)
+    for paper_metric, protocol, *less in info.published_as:
         table = [
             r
             for r in rows(path or DEFAULT_PATH)
             if (r["target"], r["metric"], r["protocol"]) == (target, paper_metric, protocol)
+            and info.published_setting in ("", r["setting"])
         ]
         for row in (r for r in table if r["method"] == paper_method):
             offset = _value_of(less[0], row, table) if less else 0.0

@@ -58,13 +58,22 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         values = _compose_plain(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, _compose_plain) from error
+    return make_config(values, overrides)
+
+
+def make_config(values: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """A ``Config`` from the plain values that Hydra composed.
+
+    Raises:
+        UserError: a value is out of range.
+    """
     validate(values)
     parts: dict[str, Any] = {key: values[key] for key in IDENTITY}
     for kind in ("method", "target"):
         parts[kind] = {**values[kind], "version": registry.get(kind, values[kind]["name"]).version}
     config = Config(
         **parts,
-        seeds=parse_seeds(values["seeds"]),
+        seeds=parse_seeds(values["seeds"] if values["seed"] is None else [values["seed"]]),
         results=values["paths"]["results"],
         **{
             key: values[key]

@@ -11,10 +11,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from bench import registry
 from bench.config.overrides import parse
-from bench.config.schema import Eval, Paths, Root, Train, Wandb, expected
+from bench.config.schema import Eval, Launcher, Paths, Root, Train, Wandb, expected
 from bench.errors import UserError
 
-_TYPED = {"": Root, "train": Train, "eval": Eval, "paths": Paths, "wandb": Wandb}
+_TYPED = {"": Root, "train": Train, "eval": Eval, "paths": Paths, "wandb": Wandb, "launcher": Launcher}
 
 
 def explain(

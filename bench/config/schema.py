@@ -42,6 +42,27 @@ class Wandb:
 
 
 @dataclass
+class Launcher:
+    """Where the batched runs of a sweep are carried out; see docs of ``bench.launch``."""
+
+    name: str = MISSING
+    parallel: int | None = None
+    """Batched runs (local) or array elements (slurm) at once."""
+    seeds: int | None = None
+    """At most so many seeds in one batched run; all of a configuration together unless given."""
+    pack: int = 1
+    """Batched runs in one SLURM job."""
+    tasks_per_gpu: int = 1
+    """Processes that share a job's GPU, each with its part of the pack."""
+    minutes: int | None = None
+    """Time limit of a job; that of the site unless given."""
+    timeouts: int = 20
+    """How often a job goes on after its time limit before its runs are recorded as ``timeout``."""
+    snapshot: bool = False
+    """Jobs run a copy of the commit instead of the working tree."""
+
+
+@dataclass
 class Root:
     """The whole configuration; ``method`` and ``target`` are filled by the dataclass of the chosen entry."""
 
@@ -50,6 +71,9 @@ class Root:
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
     seeds: Any = MISSING
+    seed: int | None = None
+    launcher: Launcher = field(default_factory=Launcher)
+    site: str | None = None
     device: str = MISSING
     threads: int = MISSING
     compile: bool = MISSING
@@ -67,6 +91,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.dtype": ("float32", "float64"),
     "progress": ("auto", "always", "never"),
     "wandb.mode": ("disabled", "offline", "online"),
+    "launcher.name": ("local", "debug", "slurm"),
 }
 """Strings with a fixed set of values."""
 
@@ -76,8 +101,15 @@ AT_LEAST: dict[str, float] = {
     "eval.samples": 0,
     "threads": 1,
     "checkpoint_seconds": 0,
+    "seed": 0,
+    "launcher.parallel": 1,
+    "launcher.seeds": 1,
+    "launcher.pack": 1,
+    "launcher.tasks_per_gpu": 1,
+    "launcher.minutes": 1,
+    "launcher.timeouts": 0,
 }
-"""Smallest value allowed."""
+"""Smallest value allowed; null is, where the type allows it."""
 
 _SCALARS = (int, float, bool, str)
 _SEQUENCES = (tuple, list, Sequence)

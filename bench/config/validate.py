@@ -20,7 +20,7 @@ def validate(values: dict[str, Any]) -> None:
     """
     for key, least in AT_LEAST.items():
         value = _at(values, key)
-        if value < least:
+        if value is not None and value < least:
             raise UserError(f"{key}={value} is too small", f"give at least {least}")
     for key, choices in CHOICES.items():
         _one_of(key, _at(values, key), choices)

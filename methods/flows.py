@@ -79,7 +79,7 @@ class FlowMethod(Method):
 
 
 def inverted(forward: Flow, nearest: Sequence[LazyTransform] = ()) -> Flow:
-    """``forward`` read the other way, its draws in one pass: steps inverted and reversed, with ``nearest`` next to x."""
+    """``forward`` read the other way, draws in one pass: steps inverted and reversed, ``nearest`` next to x."""
     return Flow([*nearest, *(LazyInverse(step) for step in reversed(forward.transform.transforms))], forward.base)
 
 

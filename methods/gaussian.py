@@ -14,30 +14,14 @@ from methods.optim import Adam, staircase
 from targets.base import Target
 
 
-class _Gaussian(Method):
-    """q(x) = N(m, L L^T) with ELBO gradient by reparameterisation; subclasses give L."""
+class GaussianFamily(Method):
+    """q(x) = N(m, L L^T); subclasses set ``self.mean`` and give L."""
 
-    def __init__(
-        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
-    ) -> None:
-        super().__init__(target)
-        require_positive(batch=batch, lr=lr, decay=decay, decay_every=decay_every)
-        self.batch, self.lr, self.decay, self.decay_every = batch, lr, decay, decay_every
-        self.mean = nn.Parameter(torch.zeros(target.dim))
+    mean: nn.Parameter
 
     def scale_tril(self) -> Tensor:
+        """L, lower triangular, [d, d]."""
         raise NotImplementedError
-
-    def players(self) -> Sequence[Player]:
-        owns = tuple(name for name, _ in self.named_parameters())
-        return [
-            Player("q", owns, loss=self.loss, optimiser=Adam(self.lr), schedule=staircase(self.decay, self.decay_every))
-        ]
-
-    def loss(self, noise: Noise, clock: Clock) -> Tensor:
-        """-ELBO = -E[log p(x)] - H(q), entropy in closed form up to its constant."""
-        x = self.sample(self.batch, noise)
-        return -self.target.subsample(noise).log_prob(x).mean() - self._log_det()
 
     def _log_det(self) -> Tensor:
         return self.scale_tril().diagonal().log().sum()
@@ -51,6 +35,29 @@ class _Gaussian(Method):
         white = torch.linalg.solve_triangular(self.scale_tril(), flat.T, upper=False)
         log_q = -0.5 * white.square().sum(0) - self._log_det() - 0.5 * x.shape[-1] * math.log(2 * math.pi)
         return log_q.reshape(x.shape[:-1])
+
+
+class _Gaussian(GaussianFamily):
+    """The ELBO gradient by reparameterisation."""
+
+    def __init__(
+        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
+    ) -> None:
+        super().__init__(target)
+        require_positive(batch=batch, lr=lr, decay=decay, decay_every=decay_every)
+        self.batch, self.lr, self.decay, self.decay_every = batch, lr, decay, decay_every
+        self.mean = nn.Parameter(torch.zeros(target.dim))
+
+    def players(self) -> Sequence[Player]:
+        owns = tuple(name for name, _ in self.named_parameters())
+        return [
+            Player("q", owns, loss=self.loss, optimiser=Adam(self.lr), schedule=staircase(self.decay, self.decay_every))
+        ]
+
+    def loss(self, noise: Noise, clock: Clock) -> Tensor:
+        """-ELBO = -E[log p(x)] - H(q), entropy in closed form up to its constant."""
+        x = self.sample(self.batch, noise)
+        return -self.target.subsample(noise).log_prob(x).mean() - self._log_det()
 
 
 @register("method", "meanfield", source="standard; reparameterised ELBO (Kingma & Welling 2014, arXiv:1312.6114)")

@@ -74,7 +74,7 @@ class IWHVI(_Gaussian):
     """
 
     paper_name = "IWHVI"
-    cheap = {"batch": 32, "inner": 5, "lr": 5e-3, "lr_reverse": 5e-3}
+    cheap = {"batch": 32, "inner": 3, "hidden": (20,), "reverse": (20,), "lr": 5e-3, "lr_reverse": 5e-3}
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class HVM(_Gaussian):
     """
 
     paper_name = "HVM"
-    cheap = {"batch": 32, "lr": 5e-3, "lr_reverse": 5e-3}
+    cheap = {"batch": 32, "hidden": (20,), "reverse": (20,), "lr": 5e-3, "lr_reverse": 5e-3}
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class DIWHVI(_Gaussian):
     """
 
     paper_name = "DIWHVI"
-    cheap = {"batch": 16, "outer": 3, "inner": 5, "lr": 5e-3, "lr_reverse": 5e-3}
+    cheap = {"batch": 12, "outer": 2, "inner": 3, "hidden": (20,), "reverse": (20,), "lr": 5e-3, "lr_reverse": 5e-3}
 
     def __init__(
         self,

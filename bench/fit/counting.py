@@ -10,6 +10,9 @@ from torch import Tensor
 
 from targets.base import Target, Uniform
 
+COUNTED = ("score", "log_prob", "log_likelihood")
+"""``log_likelihood`` is that of targets with a semi-implicit prior."""
+
 
 @dataclass
 class Count:
@@ -39,7 +42,7 @@ def counted(target: Target) -> Iterator[Count]:
 
     def watch(density: Target) -> None:
         watched.append(density)
-        density.__dict__.update({name: wrap(getattr(density, name)) for name in ("score", "log_prob")})
+        density.__dict__.update({name: wrap(getattr(density, name)) for name in COUNTED if hasattr(density, name)})
 
     def subsample(noise: Uniform) -> Target:
         part = type(target).subsample(target, noise)
@@ -53,5 +56,5 @@ def counted(target: Target) -> Iterator[Count]:
         yield count
     finally:
         for density in watched:
-            for name in ("score", "log_prob", "subsample"):
+            for name in (*COUNTED, "subsample"):
                 density.__dict__.pop(name, None)

@@ -106,7 +106,7 @@ class ElboError(BoundMetric):
 
 @register("metric", "log_q_gap", source=SOURCE)
 class LogQGap(BoundMetric):
-    """U_K - L_K, the width of the interval of E log q: an error of the bounds, not of the fit; 0 for an exact density."""
+    """U_K - L_K, the width of the interval of E log q: an error of the bounds, not of the fit; 0 if exact."""
 
     def floor(self, target: Target) -> float | None:
         return 0.0

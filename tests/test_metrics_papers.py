@@ -1,0 +1,199 @@
+"""The protocols of the papers against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.optimize import linprog
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from bench.metrics import log_q, score_error, sliced_pot, target_draws, truncated_wasserstein, two_sample
+from bench.metrics.base import Fitted
+from bench.noise import DirectNoise
+from metric_fakes import Explicit, GaussianTarget, Implicit, SemiImplicit, fitted
+from targets.base import Unsupported
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# ---- truncated Wasserstein
+
+
+def test_the_assignment_is_the_optimal_plan_of_a_linear_programme() -> None:
+    x, y = normal(7, 2), normal(7, 2, seed=1)
+    cost = torch.cdist(x, y).square().numpy().ravel()
+    rows = [[float(i // 7 == k) for i in range(49)] for k in range(7)]
+    columns = [[float(i % 7 == k) for i in range(49)] for k in range(7)]
+    plan = linprog(cost, A_eq=rows + columns, b_eq=[1 / 7] * 14)
+    assert truncated_wasserstein.wasserstein2_squared(x, y) == pytest.approx(plan.fun)
+
+
+def test_truncation_keeps_the_open_box() -> None:
+    x = torch.tensor([[0.0, 4.9], [5.0, 0.0], [-4.9, -4.9], [0.0, -7.0]])
+    assert truncated_wasserstein.inside(x, 5.0).tolist() == [x[0].tolist(), x[2].tolist()]
+
+
+def test_truncated_wasserstein_of_a_shift_and_of_heavy_tails() -> None:
+    metric = truncated_wasserstein.TruncatedW10(n=200, repeats=3)
+    near, far = metric(fitted()), metric(fitted(mean=(3.0, 0.0)))
+    # W2^2 of a shift is its square; both sets of 200 points carry a bias of about the floor
+    assert far.value == pytest.approx(9.0, abs=1.0) and near.value < 3 * near.floor
+    narrow = metric(fitted(target=GaussianTarget(sd=(8.0, 8.0))))  # 62 % of p lies inside, all of it is used
+    assert narrow.value > 5 and math.isfinite(narrow.floor)
+
+
+def test_a_box_without_mass_is_said_to_be_one() -> None:
+    metric = truncated_wasserstein.TruncatedW5(n=20, repeats=1)
+    with pytest.raises(Unsupported, match="lies inside"):
+        metric(fitted(target=GaussianTarget(mean=(50.0, 0.0))))
+    assert math.isnan(metric(fitted(mean=(50.0, 0.0))).value)
+    assert metric.applies(Explicit(GaussianTarget()), GaussianTarget()) is None
+
+
+def test_edges_are_in_the_protocol() -> None:
+    ids = {m().protocol_id() for m in (truncated_wasserstein.TruncatedW5, truncated_wasserstein.TruncatedW8)}
+    assert len(ids) == 2 and truncated_wasserstein.TruncatedW5().protocol()["edge"] == 5.0
+
+
+# ---- sliced Wasserstein with POT's defaults
+
+
+def test_pots_sliced_distance_of_a_shift() -> None:
+    value = sliced_pot.SlicedWassersteinPOT(n=2000, repeats=4)(fitted(mean=(3.0, 0.0)))
+    # mean of cos^2 over the circle is 1/2; 400 directions leave 2 % of error
+    assert value.value == pytest.approx(3 / math.sqrt(2), rel=0.06)
+    assert value.floor < 0.1
+
+
+# ---- log q, and what it says of draws of p
+
+
+def test_log_q_of_a_mixture_is_the_direct_sum() -> None:
+    means, x = normal(5000, 2), 2 * normal(150, 2, seed=1)
+    scale = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    conditional = Independent(Normal(means, scale.expand_as(means)), 1)
+    direct = torch.logsumexp(conditional.log_prob(x[:, None, :]), 1) - math.log(5000)
+    torch.testing.assert_close(log_q.log_mixture_density(conditional, x), direct, rtol=0, atol=1e-9)
+    full = MultivariateNormal(means, scale_tril=scale.diag().expand(5000, 2, 2))
+    torch.testing.assert_close(log_q.log_mixture_density(full, x), direct, rtol=0, atol=1e-9)
+
+
+def test_log_q_far_from_every_component_does_not_underflow() -> None:
+    conditional = Independent(Normal(torch.zeros(3, 2), torch.full((3, 2), 0.01)), 1)
+    found = log_q.log_mixture_density(conditional, torch.tensor([[5.0, 0.0]]))
+    expected = -0.5 * 500.0**2 - math.log(2 * math.pi * 0.01**2)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_scales_that_differ_take_the_general_way() -> None:
+    varied = Independent(Normal(torch.zeros(2, 2), torch.tensor([[1.0, 1.0], [1.0, 2.0]])), 1)
+    assert log_q.shared_scale(varied) is None
+    assert float(log_q.log_mixture_density(varied, torch.zeros(1, 2))) == pytest.approx(
+        math.log(0.75 / (2 * math.pi)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", [Explicit, SemiImplicit])
+def test_likelihood_of_target_draws_between_gaussians(method: type) -> None:
+    """E_p[-log q] = log 2 pi + sum log s + sum (1 + m^2) / (2 s^2), with p standard normal."""
+    q = fitted(method, mean=(0.5, 0.0), sd=(1.2, 0.8))
+    expected = math.log(2 * math.pi) + math.log(1.2 * 0.8) + 1.25 / (2 * 1.44) + 1 / (2 * 0.64)
+    value = target_draws.NLLTargetDraws(n=20_000, latents=20_000)(q)
+    entropy = 1 + math.log(2 * math.pi)
+    # the standard error over 20,000 draws is .008; the mixture adds a little
+    assert value.value == pytest.approx(expected, abs=0.04) and value.floor == pytest.approx(entropy, abs=0.03)
+    divergence = target_draws.KLForwardMC(n=20_000, latents=20_000)(q)
+    assert divergence.value == pytest.approx(expected - entropy, abs=0.03)
+    assert 0 < divergence.floor < 0.02
+
+
+def test_implicit_families_and_unknown_normalisers_are_left_out() -> None:
+    target = GaussianTarget()
+    assert "implicit" in str(target_draws.NLLTargetDraws().applies(Implicit(target), target))
+    target.log_z = None
+    assert "normaliser" in str(target_draws.KLForwardMC().applies(Explicit(target), target))
+    assert target_draws.NLLTargetDraws(n=100)(fitted(target=target)).floor is None
+
+
+# ---- the two-sample test
+
+
+def test_permuted_mmd_is_the_double_loop() -> None:
+    kernel = normal(10, 10)
+    kernel = (kernel + kernel.T).fill_diagonal_(0)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
+    members = torch.zeros(10, 1, dtype=torch.float64)
+    members[order[:5]] = 1
+    x, y = order[:5].tolist(), order[5:].tolist()
+    within = sum(kernel[i, j] for s in (x, y) for i in s for j in s if i != j) / 20
+    across = sum(kernel[i, j] for i in x for j in y) / 25
+    torch.testing.assert_close(two_sample.permuted_mmd2(kernel, members)[0], within - 2 * across)
+
+
+def test_bandwidths_span_the_quantiles() -> None:
+    points = normal(60, 2)
+    distances = torch.cdist(points, points)
+    pairs = torch.pdist(points).sort().values
+    found = two_sample.bandwidths(distances, 5)
+    assert float(found[0]) == pytest.approx(float(pairs[int(0.05 * len(pairs))]) / 2)
+    assert float(found[-1]) == pytest.approx(float(pairs[int(0.95 * len(pairs))]) * 2)
+
+
+def test_p_values_are_uniform_for_equal_laws_and_small_for_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    equal = [
+        two_sample.fused_p_value(normal(40, 2, seed=2 * i), normal(40, 2, seed=2 * i + 1), 19, 3, generator)
+        for i in range(60)
+    ]
+    # p takes the values 1/20 ... 1; its mean over 60 tests is .525 with standard error .037
+    assert abs(sum(equal) / 60 - 0.525) < 0.13 and min(equal) >= 0.05
+    assert two_sample.fused_p_value(normal(40, 2), normal(40, 2, seed=1) + 1.5, 19, 3, generator) == pytest.approx(0.05)
+
+
+def test_rejection_rates() -> None:
+    metric = two_sample.MMDRejectionRate(tests=10, n=100, permutations=19, number=3)
+    assert metric(fitted(mean=(2.0, 0.0))).value == 1.0
+    equal = metric(fitted())
+    assert equal.value <= 0.3 and equal.floor == 0.05  # four or more of ten at level .05 happen once in a thousand
+
+
+# ---- score error
+
+
+class WithDensity(SemiImplicit):
+    """x | z ~ N(mean + 0.8 sd z, (0.6 sd)^2): grad log q is that of N(mean, sd^2)."""
+
+    def mixing_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        return -0.5 * z.square().sum(-1)
+
+
+def test_the_long_chain_finds_the_score_of_a_gaussian() -> None:
+    method = WithDensity(GaussianTarget(), mean=(1.0, -1.0), sd=(1.0, 2.0))
+    noise = DirectNoise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z, x = score_error.generating_pairs(method, 100, noise)
+        first, second = score_error.chain_score(method, x, z, noise, burn_in=20, samples=100, leapfrog=4)
+        exact = (method.mean - x) / method.sd.square()
+        error = float(((first + second) / 2 - exact).square().sum(1).mean())
+        spread = float(((first - second) / 2).square().sum(1).mean())
+        one = float((score_error.conditional_score(method, x, z) - exact).square().sum(1).mean())
+    # the squared error of the average is what its halves say it is, and far below that of one conditional score
+    assert error < 3 * spread and error < 0.03 * one
+
+
+def test_score_error_of_own_and_fallback_estimators() -> None:
+    class Perfect(WithDensity):
+        def mixture_score(self, x: torch.Tensor, z: torch.Tensor, noise: DirectNoise) -> torch.Tensor:
+            return (self.mean - x) / self.sd.square()
+
+    metric = score_error.ScoreError(n=60, inner=20, burn_in=15, samples=50, leapfrog=3)
+    with torch.no_grad():
+        perfect, prior = metric(fitted(Perfect)), metric(fitted(WithDensity))
+        more = score_error.ScoreError(n=60, inner=1000, burn_in=15, samples=50, leapfrog=3)(fitted(WithDensity))
+    assert perfect.value < 3 * perfect.floor < prior.value and more.value < prior.value
+    assert metric.applies(Explicit(GaussianTarget()), GaussianTarget()) is not None
+    assert isinstance(fitted(Perfect), Fitted)

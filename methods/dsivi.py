@@ -81,4 +81,4 @@ class DSIVI(SIVI):
         if self.prior_draws == 0 or not isinstance(p, SemiImplicitPrior):
             return p.log_prob(x)
         log_prior = p.prior_conditional(x, p.prior_mixing(self.prior_draws, noise))
-        return p.log_likelihood(x) + torch.logsumexp(log_prior, dim=1) - math.log(self.prior_draws)
+        return p.data_log_prob(x) + torch.logsumexp(log_prior, dim=1) - math.log(self.prior_draws)

@@ -31,7 +31,7 @@ class Draws(Protocol):
 class SemiImplicitPrior(Target):
     """A posterior likelihood(x) * p(x) with p(x) = int p(x | zeta) p(zeta) dzeta."""
 
-    def log_likelihood(self, x: Tensor) -> Tensor:
+    def data_log_prob(self, x: Tensor) -> Tensor:
         """log p(data | x); [..., d] -> [...] (nats)."""
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class BreastCancerT(SemiImplicitPrior):
         self.data = BreastCancer(prior_precision=prior_precision)
         self.dim, self.degrees, self.prior_precision = self.data.dim, degrees, prior_precision
 
-    def log_likelihood(self, x: Tensor) -> Tensor:
+    def data_log_prob(self, x: Tensor) -> Tensor:
         return F.logsigmoid(x @ self.data.signed_design.T).sum(-1)
 
     def log_prior(self, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class BreastCancerT(SemiImplicitPrior):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log likelihood plus log t prior; [..., d] -> [...] (nats)."""
-        return self.log_likelihood(x) + self.log_prior(x)
+        return self.data_log_prob(x) + self.log_prior(x)
 
     def score(self, x: Tensor) -> Tensor:
         """Z' sigmoid(-Z beta) - (nu + d) alpha beta / (nu + alpha |beta|^2); [..., d] -> [..., d]."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from targets.base import Target, Uniform
 
-COUNTED = ("score", "log_prob", "log_likelihood")
-"""``log_likelihood`` is that of targets with a semi-implicit prior."""
+COUNTED = ("score", "log_prob", "data_log_prob")
+"""``data_log_prob`` is that of targets with a semi-implicit prior."""
 
 
 @dataclass

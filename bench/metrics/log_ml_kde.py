@@ -48,6 +48,7 @@ class LogMLKDE(Metric):
 
     direction: ClassVar[Literal["lower", "higher"]] = "higher"
     unit: ClassVar[str] = "nats"
+    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("log_ml", "logml-kde"),)
 
     def __init__(self, *, n: int = 60_000, reference: int = 1000, sd: float = 0.01) -> None:
         self.n, self.reference, self.sd = n, reference, sd

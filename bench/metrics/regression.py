@@ -37,6 +37,8 @@ class RegressionMetric(Metric):
 class BNNRMSE(RegressionMetric):
     """Root mean square test error of the mean prediction over 100 draws, in original units of the response."""
 
+    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rmse", "bnn-ksivi"),)
+
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
         assert isinstance(q.target, NeuralRegression)
@@ -51,6 +53,7 @@ class BNNNLL(RegressionMetric):
     """
 
     unit: ClassVar[str] = "nats per point"
+    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("nll", "bnn-ksivi"),)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
@@ -62,3 +65,4 @@ class BNNRMSEStandardised(BNNRMSE):
     """Root mean square test error of the mean prediction over 100 draws, for a standardised response."""
 
     original_scale = False
+    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rmse_std", "bnn-pvi"),)

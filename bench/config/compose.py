@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import registry
@@ -55,9 +55,9 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """
     check_overrides(overrides)
     try:
-        values = _compose_plain(overrides)
+        values = compose_plain(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, _compose_plain) from error
+        raise explain(error, overrides, compose_plain) from error
     return make_config(values, overrides)
 
 
@@ -85,9 +85,13 @@ def make_config(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     return config
 
 
-def _compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, before anything is checked or resolved."""
     with hydra_loader():
-        composed = hydra_compose("config", overrides=list(overrides))
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
+    values = OmegaConf.to_container(compose_raw(overrides), resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]

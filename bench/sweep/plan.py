@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import claims
-from bench.config import Config, Unfit, build_target, canonical_json, check_needs, compose, hydra_loader
+from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs, hydra_loader
 from bench.errors import UserError
 from bench.run import finished
 from bench.store import Record, Store
@@ -76,7 +76,15 @@ def make_plan(name: str, overrides: Sequence[str] = (), results: Path | str | No
         UserError: any mistake in the file or the overrides, or a corrupt record of one of the cells.
     """
     sweep = load_sweep(name)
-    configs = _configs(sweep, overrides, results)
+    return plan_configs(sweep, _configs(sweep, overrides, results), results)
+
+
+def plan_configs(sweep: Sweep, configs: Sequence[Config], results: Path | str | None = None) -> Plan:
+    """What is done of these configurations, and which of them do not fit their target.
+
+    Raises:
+        UserError: a corrupt record of one of the cells.
+    """
     targets: dict[str, Target | None] = {}
     fitting, skipped = [], []
     for config in configs:
@@ -110,6 +118,7 @@ def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None)
     """One configuration per cell, seeds of equal configurations united, in the order of the file."""
     with hydra_loader() as loader:
         lines = [list(expand(line, overrides, loader)) for line in sweep.overrides]
+    compose = Composer()
     by_pair: dict[tuple[str, str], dict[str, Config]] = {}
     for combinations in lines:
         of_line: dict[tuple[str, str], dict[str, Config]] = {}

@@ -90,9 +90,31 @@ def run_sweep(
         UserError: a mistake in the sweep, or the results folder cannot be written; nothing has run then.
         KeyboardInterrupt: passed on after the children have stopped.
     """
+    require_jobs(jobs)
+    plan = make_plan(name, overrides, results)
+    return run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task)
+
+
+def require_jobs(jobs: int | None) -> None:
+    """Refuse a number of processes below one.
+
+    Raises:
+        UserError: it is.
+    """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs} is too small", "give at least 1")
-    plan = make_plan(name, overrides, results)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    retry: bool = False,
+    tell: Tell = print,
+    task: Task = execute,
+) -> Outcome:
+    """Run what is missing of a plan; arguments and errors as ``run_sweep``."""
     todo = [cell for cell in plan.cells if cell.todo(retry=retry)]
     _announce(plan, todo, retry, tell)
     if dry_run:

@@ -1,0 +1,98 @@
+"""Thousands of configurations: Hydra composes once per distinct choice of groups, values are then put into its result.
+
+A compose takes a tenth of a second.  What one override of a value does to a composed configuration is asked of
+OmegaConf once (type, structure, merging of dictionaries) and copied from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.config.compose import compose, compose_plain, compose_raw, make_config
+from bench.config.config import Config
+from bench.config.overrides import check_override, parse
+from bench.errors import UserError
+
+GROUPS = ("method", "target", "train", "eval", "launcher", "tuned")
+
+
+class Composer:
+    """``compose`` for many overrides, with the same results and the same errors."""
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
+        self._values: dict[tuple[tuple[str, ...], str], Any] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Config:
+        """As ``bench.config.compose``.
+
+        Raises:
+            UserError: as ``bench.config.compose``.
+        """
+        try:
+            values = self._plain(overrides)
+        except (UserError, HydraException, OmegaConfBaseException, KeyError):
+            values = None  # the slow way knows what to say
+        return compose(overrides) if values is None else make_config(values, overrides)
+
+    def _plain(self, overrides: Sequence[str]) -> dict[str, Any] | None:
+        parsed = {text: _parsed(text) for text in overrides}
+        groups = tuple(text for text, override in parsed.items() if override.key_or_group in GROUPS)
+        values = {override.key_or_group: text for text, override in parsed.items() if text not in groups}
+        # Interpolations and overlapping keys depend on more than one override.
+        if any("$" in text for text in overrides) or len(values) + len(groups) < len(overrides) or _overlap(values):
+            return None
+        if groups not in self._bases:
+            self._bases[groups] = compose_raw(groups), compose_plain(groups)
+        found = _copy(self._bases[groups][1])
+        for key, text in values.items():
+            if (groups, text) not in self._values:
+                self._values[groups, text] = self._applied(groups, parsed[text])
+            node = found
+            *parents, leaf = key.split(".")
+            for part in parents:
+                node = node[part]
+            node[leaf] = _copy(self._values[groups, text])
+        return found
+
+    def _applied(self, groups: tuple[str, ...], override: Override) -> Any:
+        """The value at the override's key once it is applied, as OmegaConf has it."""
+        config, key, given = self._bases[groups][0], override.key_or_group, override.value()
+        if isinstance(given, dict | list):  # merged into what is there; a scalar replaces whatever was put there before
+            config = deepcopy(config)
+        OmegaConf.update(config, key, given, merge=True)
+        value = OmegaConf.select(config, key, throw_on_missing=True)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+@cache
+def _parsed(text: str) -> Override:
+    [override] = parse([text], _parser())
+    if override.is_sweep_override():
+        raise UserError(f"{text!r} asks for several values")
+    check_override(text, override)
+    return override
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
+def _overlap(keys: dict[str, str]) -> bool:
+    return any(other.startswith(f"{key}.") for key in keys for other in keys)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value

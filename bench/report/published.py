@@ -40,6 +40,15 @@ def rows(path: Path = DEFAULT_PATH) -> tuple[dict[str, str], ...]:
         return tuple(row for row in csv.DictReader(handle) if row["comparable"].strip() == "yes")
 
 
+@lru_cache(maxsize=8)
+def by_id(path: Path = DEFAULT_PATH) -> dict[str, dict[str, str]]:
+    """All rows of the file by id, those that are not comparable among them; empty where the file is absent."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as handle:
+        return {row["id"]: row for row in csv.DictReader(handle)}
+
+
 def find(method: str, target: str, metric: str, path: Path | None = None) -> tuple[Published, ...]:
     """Comparable published values of a registered method, target and metric, in the order of the file.
 

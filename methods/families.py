@@ -12,8 +12,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from methods.base import Clock, Method, Noise
 
-Activation = Literal["relu", "tanh"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+Activation = Literal["relu", "tanh", "leaky_relu"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "leaky_relu": nn.LeakyReLU}
 
 
 def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, activation: Activation = "relu") -> nn.Sequential:

@@ -1,0 +1,114 @@
+"""PVI: the mixture's density and score, its gradients against autograd of the free energy, Langevin steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.fit.loop import fit
+from bench.noise import DirectNoise, generator
+from methods.base import Clock
+from methods.pvi import PVI
+from methods.symmetric import symmetric_exp
+from toy_gaussian import Gaussian
+
+
+def noise(*parts: object) -> DirectNoise:
+    return DirectNoise(generator("pvi", *parts), dtype=torch.float64)
+
+
+def clock(step: float = 0.0) -> Clock:
+    return Clock(torch.tensor(step), 100)
+
+
+def make(kernel: str = "skip", covariance: str = "diagonal", **options) -> PVI:
+    torch.manual_seed(0)
+    method = PVI(Gaussian(), particles=6, samples=5, hidden=(7,), kernel=kernel, covariance=covariance, **options)
+    with torch.no_grad():
+        method.k.log_cov.add_(0.3 * torch.randn(method.k.log_cov.shape))
+    return method.double()
+
+
+VARIANTS = [("const", "diagonal"), ("push", "diagonal"), ("skip", "full"), ("lskip", "full")]
+
+
+@pytest.mark.parametrize("kernel, covariance", VARIANTS)
+class TestMixture:
+    def test_log_prob_is_the_mean_of_the_conditionals(self, kernel, covariance):
+        method = make(kernel, covariance)
+        x = torch.randn(2, 3, 2, generator=generator("x"), dtype=torch.float64)
+        components = method.conditional(method.particles).log_prob(x.unsqueeze(-2))
+        expected = torch.logsumexp(components, -1) - torch.log(torch.tensor(6.0))
+        torch.testing.assert_close(method.log_prob(x), expected, rtol=1e-6, atol=1e-6)
+
+    def test_mixture_score_is_the_gradient_of_log_prob(self, kernel, covariance):
+        method = make(kernel, covariance)
+        x = torch.randn(9, 2, generator=generator("x"), dtype=torch.float64).requires_grad_()
+        (expected,) = torch.autograd.grad(method.log_prob(x).sum(), x)
+        score = method.mixture_score(x, method.k.mean(method.particles))
+        torch.testing.assert_close(score, expected, rtol=1e-6, atol=1e-6)
+
+    def test_theta_follows_the_gradient_of_the_free_energy(self, kernel, covariance):
+        """The path gradient plus the score term, whose mean is 0, is autograd's gradient on the same draws."""
+        method = make(kernel, covariance)
+        parameters = list(method.k.parameters())
+        eps = noise("theta").normal(6, 5, 2)
+        x = (method.k.mean(method.particles).unsqueeze(1) + method.k.scale(eps, 1)).flatten(0, 1)
+        full = torch.autograd.grad(
+            (method.log_prob(x) - method.target.log_prob(x)).mean(), parameters, retain_graph=True
+        )
+        fixed = x.detach()
+        explicit = torch.autograd.grad(method.log_prob(fixed).mean(), parameters)
+        loss, _ = method.step(noise("theta"), clock())
+        path = torch.autograd.grad(loss, parameters)
+        for p, f, e in zip(path, full, explicit, strict=True):
+            torch.testing.assert_close(p, f - e, rtol=1e-5, atol=1e-6)
+
+
+def test_particles_follow_the_first_variation():
+    """Langevin at temperature 0: the drift is d/dz of E_eps[(log q - log p)(mu(z) + S eps)] with q fixed."""
+    method = make("skip", lr_particles=0.1, temperature=0.0)
+    eps = noise("particles").normal(6, 5, 2)
+    Z = method.particles.clone().requires_grad_()
+    x = (method.k.mean(Z).unsqueeze(1) + method.k.scale(eps, 1)).flatten(0, 1)
+    (drift,) = torch.autograd.grad((method.log_prob(x) - method.target.log_prob(x)).view(6, 5).mean(1).sum(), Z)
+    _, new = method.step(noise("particles"), clock())
+    scale = drift.square().mean(0).sqrt()
+    torch.testing.assert_close(new["particles"], method.particles - 0.1 * drift / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_langevin_noise_has_the_temperature_of_the_step():
+    method = make("skip", temperature=0.5, lr_particles=0.1)
+    drift = torch.ones(6, 2, dtype=torch.float64)
+    xi = torch.randn(6, 2, dtype=torch.float64)
+    moved = method._langevin(drift, xi, clock())["particles"] - method.particles
+    torch.testing.assert_close(moved, -0.1 + (2 * 0.5 * 0.1) ** 0.5 * xi, rtol=1e-6, atol=1e-6)
+
+
+def test_symmetric_exponential_equals_the_eigendecomposition():
+    A = torch.randn(22, 22, generator=generator("A"))
+    A = A + A.T
+    values, vectors = torch.linalg.eigh(A.double())
+    expected = vectors @ values.exp().diag() @ vectors.T
+    assert float(values.abs().max()) > 8
+    torch.testing.assert_close(symmetric_exp(A).double(), expected, rtol=1e-4, atol=1e-4 * float(values.max().exp()))
+
+
+def test_fits_a_gaussian_with_one_particle_and_full_covariance():
+    """One particle makes q a Gaussian, so the optimum is the target itself."""
+    torch.manual_seed(0)
+    steps = {"lr": 0.02, "lr_particles": 0.02, "decay": 0.1, "decay_every": 200}
+    method = PVI(Gaussian(), particles=1, samples=32, hidden=(4,), covariance="full", **steps)
+    q = fit([method], [0], 500).member(0, method)
+    declared = q.conditional(q.particles)
+    torch.testing.assert_close(declared.mean[0].detach(), torch.ones(2), rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        declared.covariance_matrix[0].detach(), torch.tensor([[1.0, 0.6], [0.6, 1.0]]), rtol=0, atol=0.1
+    )
+
+
+def test_skip_needs_particles_of_the_dimension_of_x():
+    with pytest.raises(UserError, match="dimension 5"):
+        PVI(Gaussian(), latent_dim=5)
+    assert PVI(Gaussian(), latent_dim=5, kernel="lskip").particles.shape == (100, 5)

@@ -91,15 +91,18 @@ def test_kpg_and_svgd_directions_agree_in_expectation():
     assert error.max() < 0.02 * torch.stack(size).mean(0).abs().max()  # the test can tell
 
 
-@pytest.mark.parametrize("bounds", [(0.01, 0.9), (0.8, 0.9)], ids=["as many draws as latents", "fewer draws"])
-def test_importance_weights_are_unbiased(monkeypatch, bounds):
+@pytest.mark.parametrize(
+    "bounds, own", [((0.01, 0.9), 0), ((0.8, 0.9), 0), ((0.01, 0.9), 40)], ids=["l", "slots", "own"]
+)
+def test_importance_weights_are_unbiased(monkeypatch, bounds, own):
     """With a constant bandwidth the weighted estimate has the mean of the direct one."""
     monkeypatch.setattr(kernels, "median", lambda D, bandwidth: torch.full_like(D[..., :1, :1], 8.0))
     latents = 200
-    method = shaken(KPGIS(Gaussian(), latents=latents, hidden=(8,), alpha_min=bounds[0], alpha_max=bounds[1]))
+    low, high = bounds
+    method = shaken(KPGIS(Gaussian(), latents=latents, hidden=(8,), alpha_min=low, alpha_max=high, own=own))
     x = torch.tensor([[0.0, 0.0], [1.0, -1.0], [2.0, 1.5]])
     with torch.no_grad():
-        values = torch.stack([method.delta(x, noise("is", bounds, r), clock()) for r in range(150)])
+        values = torch.stack([method.delta(x, noise("is", bounds, own, r), clock()) for r in range(150)])
         y, u = method.q.draw(400_000, noise("direct"))
         k = torch.exp(-kernels.statistic("gaussian", x, y) * math.log(latents + 1) / 8.0)
         terms = k.unsqueeze(-1) * -(u + method.target.score(y))

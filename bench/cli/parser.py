@@ -37,6 +37,17 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="only show what is done and what is to do")
     add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
 
+    add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")
+    add("name", nargs="?", help="a table of conf/paper; `all`: every table from the records; nothing: list them")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="where and how to run: device=cuda compile=true ...")
+    add("--seeds", type=int, metavar="N", help="seeds per cell (default: the table's)")
+    add("--budget", type=float, default=1.0, metavar="F", help="fraction of the paper's iterations (default: 1)")
+    add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
+    add("--dry-run", action="store_true", help="only show what is done and what is to do")
+    add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
+    add("--markdown", metavar="FILE", help="put the tables into FILE, between its marks")
+    add("--latex", metavar="FILE", help="write the tables as LaTeX")
+
     add = _command(commands, "status", "inspection:status", "how many runs are done, failed, running, missing")
     add("name", nargs="?", help="a sweep; everything in the results folder unless given")
 

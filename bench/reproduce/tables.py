@@ -1,4 +1,4 @@
-"""A paper's table as conf/paper describes it: rows x columns, each cell a configuration, a metric and a printed number."""
+"""A paper's table as conf/paper describes it: rows x columns of a configuration, a metric and a printed number."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def load_table(name: str, folder: Path = FOLDER, numbers: Path = published.DEFAU
         return _table(name, text, published.by_id(numbers))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         problem = str(error.args[0] if isinstance(error, KeyError) else error).splitlines()[0]
-        raise UserError(f"cannot read the table {path}: {problem}", "docs/reproduction.md describes the keys") from error
+        raise UserError(
+            f"cannot read the table {path}: {problem}", "docs/reproduction.md describes the keys"
+        ) from error
 
 
 def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) -> PaperTable:

@@ -2,10 +2,10 @@
 
     agrees  if  |ours - published| <= max(2 s, floor, r)
 
-with ours the mean over seeds, s the larger of the two standard deviations over runs, floor the noise floor of ours (where
-the floor is an error and not the value of a perfect q) and r half a unit of the last printed digit.  A printed spread of
-0.00 stands for half of its last digit; a standard error is turned into a standard deviation where the number of runs is
-printed.  Otherwise ours is ``better`` or ``worse`` by the metric's direction.
+with ours the mean over seeds, s the larger of the two standard deviations over runs, floor the noise floor of ours
+(where the floor is an error and not the value of a perfect q) and r half a unit of the last printed digit.  A printed
+spread of 0.00 stands for half of its last digit; a standard error is turned into a standard deviation where the number
+of runs is printed.  Otherwise ours is ``better`` or ``worse`` by the metric's direction.
 
 No verdict is given where the two do not measure the same thing (``protocol unclear``), where the budget was cut
 (``reduced budget``), or from fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is

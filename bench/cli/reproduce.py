@@ -1,0 +1,80 @@
+"""``sivibench reproduce``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.cli.parser import print_json
+from bench.errors import UserError
+from bench.files import explain_os_error
+from bench.reproduce import render
+from bench.reproduce.run import Result
+from bench.reproduce.run import reproduce as run_table
+from bench.reproduce.tables import load_table, names
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Run a table and compare it; without a name, or with ``all``, only look at the records; 1 if a run failed."""
+    if args.name in (None, "all"):
+        results = [_look(name, args) for name in names()]
+    else:
+        results = [_run(args)]
+    if args.json:
+        print_json([render.data(result) for result in results])
+    elif args.name is None:
+        print(render.listing(results), end="")
+    else:
+        print("\n".join(map(render.text, results)))
+        print(render.summary_line(results))
+    _write(args, results)
+    return int(any(result.failed for result in results) and not args.dry_run)
+
+
+def _look(name: str, args: argparse.Namespace) -> Result:
+    return run_table(load_table(name), seeds=args.seeds, budget=args.budget, results=args.results, only_records=True)
+
+
+def _run(args: argparse.Namespace) -> Result:
+    stream = sys.stderr if args.json else sys.stdout
+    return run_table(
+        load_table(args.name),
+        seeds=args.seeds,
+        budget=args.budget,
+        overrides=how(args.overrides),
+        results=args.results,
+        jobs=args.jobs,
+        dry_run=args.dry_run,
+        retry=args.retry,
+        tell=lambda line: print(line, file=stream, flush=True),
+    )
+
+
+def how(overrides: list[str]) -> list[str]:
+    """Refuse overrides that would make another experiment of the table.
+
+    Raises:
+        UserError: an override of the method, the target, the budget, the evaluation or the seeds.
+    """
+    for text in overrides:
+        key = text.lstrip("+~").split("=", 1)[0].split(".")[0]
+        if key in ("method", "target", "train", "eval", "tuned", "seeds"):
+            raise UserError(
+                f"{text!r} changes what the table consists of",
+                "only where and how to run can be given: device, threads, compile, ...; see --seeds and --budget",
+            )
+    return overrides
+
+
+def _write(args: argparse.Namespace, results: list[Result]) -> None:
+    try:
+        if args.markdown:
+            render.write_between_marks(Path(args.markdown), {r.table.name: render.markdown(r) for r in results})
+        if args.latex:
+            Path(args.latex).write_text("\n".join(map(render.latex, results)), encoding="utf-8", newline="\n")
+    except OSError as error:
+        problem = explain_os_error(args.markdown or args.latex, error)
+        if problem is None:
+            raise
+        raise problem from error

@@ -1,0 +1,186 @@
+"""Our records beside the printed numbers, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from bench import stats
+from bench.config import Config
+from bench.metrics.evaluate import build
+from bench.registry import entries
+from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
+from bench.reproduce.verdict import JUDGED, Printed, Verdict, judge, printed
+from bench.store import Record
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, the configuration behind it or why there is none, and the records it has by seed."""
+
+    spec: CellSpec
+    config: Config | None
+    reason: str = ""
+    records: Mapping[int, Record] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell as it is printed.
+
+    Attributes:
+        values: seed -> value.
+        wanted: seeds the table asks for.
+        failures: number of seeds by how they ended without a value.
+        reason: why there are no values, or fewer than there are records.
+        full: whether the budget is the paper's.
+    """
+
+    spec: CellSpec
+    published: Printed | None
+    row: Mapping[str, str] | None
+    values: Mapping[int, float]
+    wanted: int
+    failures: Mapping[str, int]
+    floor: float | None
+    reason: str
+    verdict: Verdict
+    config_id: str
+    full: bool
+
+    @property
+    def summary(self) -> stats.Summary | None:
+        return stats.summarise(list(self.values.values())) if self.values else None
+
+
+def compare(
+    planned: Sequence[Planned], numbers: Mapping[str, dict[str, str]], *, seeds: int, budget: float
+) -> list[Compared]:
+    """The cells of a table with their verdicts.
+
+    Args:
+        planned: every cell, with its records.
+        numbers: rows of published.csv by id.
+        seeds: seeds asked for.
+        budget: fraction of the paper's iterations; a verdict is given at 1 only.
+    """
+    found = []
+    for cell in planned:
+        reference = next(
+            (p for p in planned if (p.spec.row, p.spec.column) == (cell.spec.relative_to, cell.spec.column)), None
+        )
+        found.append(_compared(cell, reference, numbers, seeds, budget))
+    return found
+
+
+def _compared(
+    cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], seeds: int, budget: float
+) -> Compared:
+    spec, row = cell.spec, numbers.get(cell.spec.published or "")
+    number = printed(row) if row else None
+    values: dict[int, float] = {}
+    floors: list[float] = []
+    failures: dict[str, int] = {}
+    reasons = [cell.reason] if cell.reason else []
+    direction, noise = "lower", True
+    if spec.metric == RELATIVE_TIME:
+        number = _relative(number, numbers.get(reference.spec.published or "") if reference else None)
+        values, why = relative_times(cell, reference)
+        reasons += [why] if why else []
+    elif spec.metric not in entries("metric"):
+        reasons.append(f"the metric {spec.metric} is not in the suite")
+    else:
+        metric = entries("metric")[spec.metric].obj
+        direction, noise = metric.direction, getattr(metric, "floor_is_noise", True)
+        identifier = build(spec.metric, {}).protocol_id()
+        for seed, record in sorted(cell.records.items()):
+            _take(record, seed, spec.metric, identifier, values, floors, failures, reasons)
+    floor = fmean(floors) if floors else None
+    verdict = judge(
+        number,
+        list(values.values()),
+        direction=direction,
+        floor=floor if noise else None,
+        diverged=failures.get("diverged", 0) + failures.get("not finite", 0),
+        full=budget == 1,
+        doubt=bool(spec.doubt),
+    )
+    reason = "; ".join(dict.fromkeys(reasons))
+    config_id = cell.config.config_id if cell.config else ""
+    return Compared(spec, number, row, values, seeds, failures, floor, reason, verdict, config_id, budget == 1)
+
+
+def _take(
+    record: Record,
+    seed: int,
+    metric: str,
+    protocol: str,
+    values: dict[int, float],
+    floors: list[float],
+    failures: dict[str, int],
+    reasons: list[str],
+) -> None:
+    """Put one record where it belongs."""
+    if record["status"] != "done":
+        failures[record["status"]] = failures.get(record["status"], 0) + 1
+        return
+    measured = record["metrics"].get(metric)
+    if measured is None:
+        reasons.append(record["skipped_metrics"].get(metric, f"{metric} is not measured yet"))
+    elif measured["protocol"] != protocol:
+        reasons.append(f"measured with another protocol of {metric}")
+    elif measured["value"] is None:
+        failures["not finite"] = failures.get("not finite", 0) + 1
+    else:
+        values[seed] = measured["value"]
+        if measured.get("floor") is not None:
+            floors.append(measured["floor"])
+
+
+def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, float], str]:
+    """Seconds per iteration and seed over the mean of the reference row, and why there are none.
+
+    Times are compared only if both were taken on the same device, with as many threads and seeds in one program.
+    """
+    mine = {seed: paced for seed, record in cell.records.items() if (paced := _pace(record))}
+    if not mine:
+        return {}, ""
+    theirs = [paced for record in (reference.records.values() if reference else ()) if (paced := _pace(record))]
+    alike = {seed: pace for seed, pace in mine.items() if theirs and pace[1] == theirs[0][1]}
+    unit = [pace for pace, where in theirs if where == theirs[0][1]]
+    if not alike:
+        return {}, "no record of the reference row from the same machine and settings"
+    return {seed: pace / fmean(unit) for seed, (pace, _) in alike.items()}, ""
+
+
+def _pace(record: Record) -> tuple[float, tuple[Any, ...]] | None:
+    """Seconds per seed-iteration, and the circumstances under which it may be compared."""
+    cost, env = record.get("cost") or {}, record.get("env") or {}
+    if record["status"] != "done" or not cost.get("seconds") or not cost.get("iterations"):
+        return None
+    sharing = cost.get("seeds_sharing") or 1
+    where = (env.get("device_name"), env.get("threads"), env.get("compile"), sharing)
+    return cost["seconds"] / sharing / cost["iterations"], where
+
+
+def _relative(number: Printed | None, reference: dict[str, str] | None) -> Printed | None:
+    """A printed time over that of the reference row; never comparable with ours, for the machines differ."""
+    if number is None or reference is None:
+        return None
+    return Printed(number.value / float(reference["value"]), number.rounding / float(reference["value"]), None, False)
+
+
+def progress(table: PaperTable, cells: Sequence[Compared]) -> dict[str, int]:
+    """Counts for the summary: cells, those with values, and among the comparable ones those with a verdict."""
+    comparable = [c for c in cells if c.published is not None and c.published.comparable and not c.spec.doubt]
+    judged = [c for c in comparable if c.verdict in JUDGED]
+    good = [c for c in judged if c.verdict is not Verdict.WORSE]
+    return {
+        "cells": len(table.cells),
+        "measured": sum(bool(c.values) for c in cells),
+        "comparable": len(comparable),
+        "judged": len(judged),
+        "agree_or_better": len(good),
+    }

@@ -1,0 +1,182 @@
+"""From a table to its cells: plan, run what is missing, add the metrics, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs
+from bench.errors import UserError
+from bench.evaluate import add_metrics
+from bench.registry import entries
+from bench.report import published
+from bench.reproduce.compare import Compared, Planned, compare
+from bench.reproduce.tables import CellSpec, PaperTable
+from bench.run import execute, finished
+from bench.store import Record, Store
+from bench.sweep.expand import Sweep
+from bench.sweep.plan import plan_configs
+from bench.sweep.pool import Task
+from bench.sweep.run import Tell, require_jobs, run_plan
+from targets.base import Target
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table after it was looked at or run."""
+
+    table: PaperTable
+    cells: list[Compared]
+    budget: float
+    failed: bool = False
+
+
+def reproduce(
+    table: PaperTable,
+    *,
+    seeds: int | None = None,
+    budget: float = 1.0,
+    overrides: Sequence[str] = (),
+    results: Path | str | None = None,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    retry: bool = False,
+    only_records: bool = False,
+    tell: Tell = print,
+    task: Task = execute,
+) -> Result:
+    """Run what a table lacks, measure what its records lack, and compare.
+
+    Args:
+        table: from conf/paper.
+        seeds: number of seeds; the table's unless given.
+        budget: fraction of the paper's iterations, in (0, 1].
+        overrides: of how and where to run (device, threads, compile, ...), not of what.
+        results: results folder.
+        jobs: processes at once.
+        dry_run: say what is to do, and do nothing.
+        retry: run again what failed, diverged or ran out of time.
+        only_records: neither run nor measure nor say anything.
+        tell: receives lines of output.
+        task: ``execute``, or a stand-in.
+
+    Raises:
+        UserError: a mistake in the table or the arguments.
+    """
+    require_jobs(jobs)
+    if not 0 < budget <= 1:
+        raise UserError(f"--budget {budget} is not a fraction of the paper's iterations", "give more than 0, at most 1")
+    wanted = table.seeds if seeds is None else seeds
+    if wanted < 1:
+        raise UserError(f"--seeds {wanted} asks for no seed", "give at least 1")
+    planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records)
+    failed = False
+    configs = unique([cell.config for cell in planned if cell.config])
+    store = Store(results or (configs[0].results if configs else "results"))
+    if configs and not only_records:
+        plan = plan_configs(Sweep(table.name, f"{table.name}: {table.title}", []), configs, results)
+        outcome = run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task)
+        failed = outcome.failed
+        if not dry_run:
+            measure(planned, store, tell)
+    planned = [with_records(cell, store) for cell in planned]
+    return Result(table, compare(planned, published.by_id(), seeds=wanted, budget=budget), budget, failed)
+
+
+def plan_cells(
+    table: PaperTable,
+    seeds: int,
+    budget: float,
+    overrides: Sequence[str] = (),
+    results: Path | str | None = None,
+    *,
+    check: bool = True,
+) -> list[Planned]:
+    """The configuration of every cell; a cell whose method, target or option does not exist (yet) says so instead.
+
+    Args:
+        check: also build the targets, to see whether the methods fit them.
+    """
+    compose = Composer()
+    known: dict[tuple[str, ...], tuple[Config | None, str]] = {}
+    targets: dict[str, Target | None] = {}
+    cells = []
+    for spec in table.cells:
+        if spec.absent:
+            cells.append(Planned(spec, None, spec.absent))
+            continue
+        if spec.overrides not in known:
+            config, reason = _configured(compose, spec, [*overrides, f"seeds={seeds}"], budget, results)
+            if config and check:
+                reason = _misfit(config, targets)
+            known[spec.overrides] = (None if reason else config, reason)
+        cells.append(Planned(spec, *known[spec.overrides]))
+    return cells
+
+
+def _configured(
+    compose: Composer, spec: CellSpec, overrides: list[str], budget: float, results: Path | str | None
+) -> tuple[Config | None, str]:
+    if not {"method", "target"} <= {text.split("=", 1)[0] for text in spec.overrides}:
+        return None, "the table names no method or no target"
+    try:
+        config = compose([*spec.overrides, *overrides])
+    except UserError as problem:
+        return None, "not in the suite: " + str(problem).splitlines()[0]
+    train = {**config.train, "iterations": max(1, round(config.train["iterations"] * budget))}
+    return replace(config, train=train, results=str(results or config.results)), ""
+
+
+def _misfit(config: Config, targets: dict[str, Target | None]) -> str:
+    """Why the method cannot be fitted to the target; empty if it can, or if the target's data are not here."""
+    key = canonical_json(config.target)
+    try:
+        if key not in targets:
+            targets[key] = build_target(config)
+        target = targets[key]
+        if target is not None:
+            check_needs(config, target)
+    except Unfit as reason:
+        return str(reason).splitlines()[0]
+    except UserError:
+        targets[key] = None
+    return ""
+
+
+def unique(configs: Sequence[Config]) -> list[Config]:
+    """One of each identity, in the order given."""
+    return list({config.config_id: config for config in configs}.values())
+
+
+def with_records(cell: Planned, store: Store) -> Planned:
+    """The cell with what is on record for it."""
+    if cell.config is None:
+        return cell
+    records = finished(cell.config, store, cell.config.seeds)
+    return replace(cell, records=records, reason=cell.reason or ("" if records else "no record"))
+
+
+def measure(planned: Sequence[Planned], store: Store, tell: Tell) -> None:
+    """Add the metrics of the table to its records, one configuration at a time."""
+    wanted: dict[str, tuple[Config, list[str]]] = {}
+    for cell in planned:
+        if cell.config is not None and cell.spec.metric in entries("metric"):
+            wanted.setdefault(cell.config.config_id, (cell.config, []))[1].append(cell.spec.metric)
+    for config, metrics in wanted.values():
+        names = list(dict.fromkeys(metrics))
+        records = finished(config, store, config.seeds).values()
+        lacking = [record for record in records if _lacks(record, names)]
+        _, without = add_metrics(store, lacking, names, tell=tell) if lacking else (0, 0)
+        if without:
+            tell(
+                f"{config.method['name']} x {config.target['name']}: {without} runs lack {', '.join(names)} and their "
+                "parameters are not kept here; delete the records and run again to measure it"
+            )
+
+
+def _lacks(record: Record, names: Sequence[str]) -> bool:
+    """Whether a metric was neither measured with its protocol of today nor found not to apply."""
+    if record["status"] != "done":
+        return False
+    return any(name not in record["metrics"] and name not in record["skipped_metrics"] for name in names)

@@ -15,12 +15,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.files import explain_os_error
+from bench.job import current_job
 
 HEARTBEAT = 15.0
 """Seconds between refreshes."""
@@ -91,9 +92,19 @@ def is_stale(path: Path) -> bool:
     except FileNotFoundError:
         return False
     owner = _read(path)
+    job = current_job()
+    before = (owner or {}).get("job")
+    if job is not None and before is not None and before["id"] == job["id"] and before["restart"] < job["restart"]:
+        return True  # ours, from before the job was requeued: its node may be lost, so nobody could release it
     if owner is not None and (owner.get("host"), owner.get("boot")) == (socket.gethostname(), _boot()):
         return age > EXPIRY or _start_of(owner["pid"]) != owner["process_start"]
     return age > EXPIRY
+
+
+def expire(folder: Path, run_id: str) -> None:
+    """Let a claim count as dead from now on; an owner that lives after all refreshes it within ``HEARTBEAT``."""
+    with suppress(FileNotFoundError):
+        os.utime(_path(folder, run_id), (0, 0))
 
 
 def _path(folder: Path, run_id: str) -> Path:
@@ -130,6 +141,9 @@ def _create(path: Path, token: str, about: dict[str, Any]) -> bool:
         "process_start": _start_of(os.getpid()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    job = current_job()
+    if job is not None:
+        claim["job"] = job
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

@@ -27,14 +27,18 @@ Fit = Callable[[Config, Sequence[int], Store], Mapping[int, Record]]
 """Fits some seeds of a configuration together and returns a record for each; ``execute`` writes them."""
 
 
+Retry = bool | frozenset[str]
+"""Whether to fit again what is on record as failed, diverged or timed out; a set names the statuses."""
+
+
 def execute(
-    config: Config, *, retry: bool = False, progress: Callable[[str], None] | None = None, fit: Fit | None = None
+    config: Config, *, retry: Retry = False, progress: Callable[[str], None] | None = None, fit: Fit | None = None
 ) -> list[Record]:
     """Records of all seeds of a configuration, fitting those that have none.
 
     Args:
         config: the configuration.
-        retry: fit again what failed, diverged or ran out of time (so does ``config.retry``).
+        retry: fit again what failed, diverged or ran out of time, or only some of these (so does ``config.retry``).
         progress: is told in a sentence what is reused, left to others and fitted.
         fit: the engine; ``bench.fit.group.fit_group`` unless given.
 
@@ -67,7 +71,7 @@ def execute(
     return [found[seed] for seed in config.seeds]
 
 
-def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: bool = False) -> dict[int, Record]:
+def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: Retry = False) -> dict[int, Record]:
     """Records that need no work, by seed: all there are, or with ``retry`` only those that are done.
 
     Raises:
@@ -76,9 +80,14 @@ def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: bool 
     found = {}
     for seed in seeds:
         record = store.get(config.run_id(seed), config.target["name"], config.method["name"])
-        if record is not None and (record["status"] == "done" or not retry):
+        if record is not None and not retried(record["status"], retry):
             found[seed] = record
     return found
+
+
+def retried(status: str, retry: Retry) -> bool:
+    """Whether a run with a record of this status is fitted again."""
+    return status != "done" and (status in retry if isinstance(retry, frozenset) else retry)
 
 
 def _engine() -> Fit:

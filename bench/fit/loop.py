@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench.fit import interrupt
 from bench.fit.checkpoint import Checkpoint
 from bench.fit.compiled import build
 from bench.fit.program import Program, State
@@ -85,6 +86,7 @@ def fit(
 
     Raises:
         UserError: the checkpoint cannot be read or written.
+        Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
     program = Program(members[0], iterations)
     run = Fit(program, list(seeds), program.initial_state(members, lr_scale))
@@ -100,27 +102,31 @@ def fit(
     progress = progress or Progress(iterations, show=False)
     before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
     step = run.step
-    # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
-    while step < iterations and bool(run.state["alive"].any()):
-        if advance is None or moving != program.phase(step):
-            pause, moving = time.perf_counter(), program.phase(step)
-            advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
-            run.setup_seconds += time.perf_counter() - pause
-            started += time.perf_counter() - pause
-        end = min(tape.load(step), next(s for s in stops if s > step))
-        for _ in range(step, end):
-            advance()
-        step = end
-        if step in loss_points:
-            _log_losses(run, step)
-        if step in curve_steps and curve_hook is not None:
-            run.curve_steps.append(step)
-            run.curve.append(curve_hook(step, run))
-        run.seconds = before + time.perf_counter() - started
-        progress.update(step, run.losses, run.state["alive"])
-        if checkpoint is not None and time.perf_counter() - saved_at >= checkpoint_seconds:
-            save(run, checkpoint)
-            saved_at = time.perf_counter()
+    with interrupt.held():
+        # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
+        while step < iterations and bool(run.state["alive"].any()):
+            if advance is None or moving != program.phase(step):
+                pause, moving = time.perf_counter(), program.phase(step)
+                advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
+                run.setup_seconds += time.perf_counter() - pause
+                started += time.perf_counter() - pause
+            end = min(tape.load(step), next(s for s in stops if s > step))
+            for _ in range(step, end):
+                advance()
+            step = end
+            if step in loss_points:
+                _log_losses(run, step)
+            if step in curve_steps and curve_hook is not None:
+                run.curve_steps.append(step)
+                run.curve.append(curve_hook(step, run))
+            run.seconds = before + time.perf_counter() - started
+            progress.update(step, run.losses, run.state["alive"])
+            stop = interrupt.pending()
+            if checkpoint is not None and (stop or time.perf_counter() - saved_at >= checkpoint_seconds):
+                save(run, checkpoint)
+                saved_at = time.perf_counter()
+            if stop:
+                break
     progress.close()
     return run
 

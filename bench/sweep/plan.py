@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench import claims
 from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs, hydra_loader
 from bench.errors import UserError
-from bench.run import finished
+from bench.run import Retry, finished, retried
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep, expand, load_sweep
 
@@ -35,9 +35,9 @@ class Cell:
     def target(self) -> str:
         return str(self.config.target["name"])
 
-    def todo(self, *, retry: bool = False) -> list[int]:
+    def todo(self, *, retry: Retry = False) -> list[int]:
         """Seeds to fit; those running elsewhere among them, since their process may yet die."""
-        kept = {seed for seed, record in self.records.items() if record["status"] == "done" or not retry}
+        kept = {seed for seed, record in self.records.items() if not retried(record["status"], retry)}
         return [seed for seed in self.config.seeds if seed not in kept]
 
     def counts(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ PRINCIPLED: dict[Name, tuple[float, float]] = {
     "boston": (0.0, 1.954),
     "concrete": (0.0, 2.660),
     "power": (0.0, 2.897),
-    "protein": (0.0, 0.0),
+    "protein": (0.0, 0.626),
     "wine": (0.0, 0.342),
     "yacht": (0.0, 6.009),
 }

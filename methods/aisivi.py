@@ -41,7 +41,7 @@ class AISIVI(PathGradientMethod):
     """
 
     paper_name = "AISIVI"
-    cheap = {"batch": 32, "inner": 16, "hidden": (32, 32), "layers": 2, "pretrain": 10}
+    cheap = {"batch": 32, "inner": 16, "hidden": (32, 32), "layers": 2, "pretrain": 0}
 
     def __init__(
         self,

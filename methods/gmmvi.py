@@ -77,7 +77,7 @@ class GMMVI(Method):
         step = self.step * (1 - clock.progress)
         b = torch.clamp(torch.sqrt(2 * self.trust / (speed + 1e-12)), max=step)
         precision = self._retract(hessian, b)
-        means = self.means + b.unsqueeze(-1) * (self.trils @ gradient.unsqueeze(-1)).squeeze(-1)
+        means = self.means + b.unsqueeze(-1) * (self.trils * gradient.unsqueeze(-2)).sum(-1)
         trils = self.trils @ cholesky(torch.linalg.inv_ex(precision).inverse)
         move = h.mean(1) - (self.log_weights.exp() * h.mean(1)).sum()
         # the bound on a step of the weights: no log weight changes by more than 1
@@ -94,13 +94,13 @@ class GMMVI(Method):
         """log q(x) and its gradient; [..., d] -> [...] and [..., d]."""
         flat = x.reshape(-1, x.shape[-1])
         inverse = torch.linalg.solve_triangular(self.trils, torch.eye(x.shape[-1]).to(x), upper=False)  # L_k^-1
-        white = torch.einsum("kij,nkj->nki", inverse, flat.unsqueeze(1) - self.means)
+        white = (flat - self.means.unsqueeze(1)) @ inverse.mT  # [K, n, d]
         log_det = self.trils.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = 0.5 * x.shape[-1] * math.log(2 * math.pi)
-        log_joint = self.log_weights - 0.5 * white.square().sum(-1) - log_det - constant
-        share = torch.softmax(log_joint, -1)
-        score = -torch.einsum("nk,kij,nki->nj", share, inverse, white)
-        return torch.logsumexp(log_joint, -1).reshape(x.shape[:-1]), score.reshape(x.shape)
+        log_joint = (self.log_weights - log_det).unsqueeze(1) - 0.5 * white.square().sum(-1) - constant
+        share = torch.softmax(log_joint, 0)
+        score = -(share.unsqueeze(-1) * (white @ inverse)).sum(0)
+        return torch.logsumexp(log_joint, 0).reshape(x.shape[:-1]), score.reshape(x.shape)
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         edges = self.log_weights.softmax(0).cumsum(0)[:-1]

@@ -118,7 +118,7 @@ def gaussian_mixture_score(x: Tensor, means: Tensor, sigma: Tensor, log_weights:
     log_sum = torch.logsumexp(log_terms, dim=1)
     some = torch.isfinite(log_sum).unsqueeze(1)
     share = torch.where(some, torch.softmax(log_terms, dim=1), 0.0)
-    centre = share @ centres if means.dim() == 2 else (share.unsqueeze(1) @ centres).squeeze(1)
+    centre = share @ centres if means.dim() == 2 else (share.unsqueeze(-1) * centres).sum(1)
     return log_sum, torch.where(some, (centre - white) / sigma, 0.0)
 
 

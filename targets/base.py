@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+
+if TYPE_CHECKING:
+    from targets.bridge import Ladder
 
 
 class Uniform(Protocol):
@@ -111,9 +114,14 @@ class Target(nn.Module):
             raise Unsupported(f"{type(self).__name__} has no exact draws and fewer than {n} reference draws")
         return stored[torch.randperm(len(stored), generator=generator)[:n]]
 
-    def bridge(self, levels: int) -> list[Target]:
-        """Ladder of ``levels`` targets from a simple base to this one (HSIVI)."""
-        raise Unsupported(f"{type(self).__name__} has no bridge")
+    def bridge(self, levels: int, base_sd: float = 1.0, ladder: Ladder = "linear") -> list[Target]:
+        """Ladder of ``levels`` targets from near a simple base to this one, which comes last (HSIVI).
+
+        Geometric bridges from N(0, base_sd^2 I) unless a target overrides it: see ``targets.bridge``.
+        """
+        from targets.bridge import geometric_ladder
+
+        return geometric_ladder(self, levels, base_sd, ladder)
 
     def noised(self, t: float) -> Target:
         """The marginal at noise level t of the forward diffusion of this target (CoSIM, EMD, Diff-Instruct)."""
@@ -126,10 +134,10 @@ class Target(nn.Module):
     @property
     def provides(self) -> frozenset[str]:
         """What this target offers, compared with ``Method.needs`` before anything runs."""
-        optional = ("log_prob", "sample", "bridge", "noised", "test_log_predictive")
+        optional = ("log_prob", "sample", "noised", "test_log_predictive")
         found = {name for name in optional if getattr(type(self), name) is not getattr(Target, name)}
         if "log_prob" in found or type(self).score is not Target.score:
-            found.add("score")
+            found |= {"score", "bridge"}
         if "sample" in found or type(self).reference is not Target.reference:
             found.add("truth")
         return frozenset(found)

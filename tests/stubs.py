@@ -43,9 +43,9 @@ class Plain(Method):
 
 
 class Hungry(Method):
-    """A method that needs a bridge."""
+    """A method that needs noised marginals."""
 
-    needs = frozenset({"log_prob", "bridge"})
+    needs = frozenset({"log_prob", "noised"})
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

@@ -72,7 +72,7 @@ def test_objects_are_built_with_tuples():
 
 def test_needs_are_checked_before_anything_runs():
     config = compose(["method=stub_hungry", "target=stub_gauss"])
-    with pytest.raises(Unfit, match="needs bridge, which target 'stub_gauss' does not provide"):
+    with pytest.raises(Unfit, match="needs noised, which target 'stub_gauss' does not provide"):
         build_method(config, build_target(config))
 
 

@@ -69,7 +69,7 @@ def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, resul
     plan = make_plan(name, results=results)
     assert pairs(plan) == [("stub_plain", "stub_gauss")]
     [(method, target, reason)] = plan.skipped
-    assert (method, target) == ("stub_hungry", "stub_gauss") and "needs bridge" in reason
+    assert (method, target) == ("stub_hungry", "stub_gauss") and "needs noised" in reason
 
 
 def test_a_target_that_cannot_be_had_stops_neither_the_plan_nor_the_other_cells(write, results, monkeypatch):

@@ -1,0 +1,108 @@
+"""HSIVI: hierarchical semi-implicit VI, by surrogate bounds or by Fisher games (Yu et al. 2023, arXiv:2310.17153)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.registry import register
+from methods import kernels
+from methods.base import Clock, Player, require_positive
+from methods.families import SemiImplicit, mlp
+from methods.layers import Layered
+from methods.options import with_options_of
+from methods.sivi import log_normal_pairs
+from targets.base import Target
+
+SOURCE = "Yu et al., NeurIPS 2023, arXiv:2310.17153; geometric bridge, sizes and rates of this suite"
+
+
+@register("method", "hsivi_lb", source=SOURCE)
+class HSIVILB(Layered):
+    """HSIVI-LB: every layer maximises a surrogate bound with K auxiliary draws of x_{t+1}.
+
+    Layer t minimises E[log 1/(K+1) sum_{k=0..K} q(x_t | x_{t+1}^k) - log p_t(x_t)], where x_t comes from k = 0.  The
+    auxiliary draws run down the layers beside the ``batch`` outer ones and are shared by them.
+
+    Args:
+        auxiliary: K.
+    """
+
+    paper_name = "HSIVI-LB"
+    needs = frozenset({"log_prob", "bridge"})
+    cheap = {"batch": 32, "auxiliary": 32, "layers": 2, "hidden": (16,)}
+
+    @with_options_of(Layered)
+    def __init__(self, target: Target, *, batch: int = 100, auxiliary: int = 50, **options: object) -> None:
+        super().__init__(target, batch=batch, **options)  # type: ignore[arg-type]
+        require_positive(auxiliary=auxiliary)
+        self.auxiliary = auxiliary
+
+    @property
+    def rows(self) -> int:
+        return self.batch + self.auxiliary
+
+    def divergence(self, i: int, x: Tensor, u: Tensor, xi: Tensor, p: Target, clock: Clock) -> Tensor:
+        """Minus the surrogate bound of layer i."""
+        layer: SemiImplicit = self.layers[i]  # type: ignore[assignment]
+        J, sigma = self.batch, layer.sigma
+        log_det = sigma.log().sum()
+        log_own = log_normal_pairs(xi[:J], log_det)
+        others = (x - sigma * xi)[J:]  # the means of the auxiliary rows
+        squares = kernels.statistic("gaussian", x[:J] / sigma, others / sigma)
+        log_others = -0.5 * squares - log_det - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
+        return (log_q - math.log(self.auxiliary + 1) - p.log_prob(x[:J])).mean()
+
+
+@register("method", "hsivi_sm", source=SOURCE)
+class HSIVISM(Layered):
+    """HSIVI-SM: every layer plays the game of SIVI-SM against a critic of its own; needs scores only.
+
+    Layer t minimises max_psi E[2 f_psi(x_t)' (s_{p_t}(x_t) - s_{q(. | x_{t+1})}(x_t)) - |f_psi(x_t)|^2].
+
+    Args:
+        critic: hidden widths of each critic.
+        lr_critic: their learning rate.
+        critic_steps: steps of the critics per step of the layers.
+    """
+
+    paper_name = "HSIVI-SM"
+    cheap = {"batch": 32, "layers": 2, "hidden": (16,), "critic": (16,)}
+
+    @with_options_of(Layered)
+    def __init__(
+        self,
+        target: Target,
+        *,
+        critic: tuple[int, ...] = (128, 128),
+        lr_critic: float = 2e-3,
+        critic_steps: int = 1,
+        **options: object,
+    ) -> None:
+        super().__init__(target, **options)  # type: ignore[arg-type]
+        require_positive(critic=critic, lr_critic=lr_critic, critic_steps=critic_steps)
+        self.critics = nn.ModuleList(mlp(target.dim, tuple(critic), target.dim) for _ in self.layers)
+        self.lr_critic, self.critic_steps = lr_critic, critic_steps
+
+    def players(self) -> Sequence[Player]:
+        return [
+            player
+            for window in self.windows()
+            for player in (
+                self._player("layers", window, self.lr, self.objective),
+                self._player("critics", window, self.lr_critic, self.regression, self.critic_steps),
+            )
+        ]
+
+    def divergence(self, i: int, x: Tensor, u: Tensor, xi: Tensor, p: Target, clock: Clock) -> Tensor:
+        """The value of layer i's game."""
+        f = self.critics[i](x)
+        return (2 * (f * (p.score(x) + u)).sum(-1) - f.square().sum(-1)).mean()
+
+    def regression(self, *arguments: object) -> Tensor:
+        """Minus the games' value, as a function of the critics."""
+        return -self.objective(*arguments)  # type: ignore[arg-type]

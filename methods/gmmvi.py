@@ -64,12 +64,13 @@ class GMMVI(Method):
         """One natural-gradient step of all components and the weights."""
         p = self.target.subsample(noise)
         k, d = self.means.shape
+        tril = self.trils.tril()  # a copy: products of slices of the parameter vector take other paths for one seed
         eps = noise.normal(k, self.batch, d)
-        x = self.means.unsqueeze(1) + eps @ self.trils.mT  # [K, B, d]
+        x = self.means.unsqueeze(1) + eps @ tril.mT  # [K, B, d]
         log_q, score_q = self._density(x)
         h, slope = p.log_prob(x) - log_q, p.score(x) - score_q
         # whitened: x = m + L eps, so L^T E[grad h] and L^T E[grad^2 h] L = E[eps (L^T grad h)^T]
-        slope = slope @ self.trils
+        slope = slope @ tril
         gradient = slope.mean(1)
         hessian = (eps - eps.mean(1, keepdim=True)).mT @ (slope - gradient.unsqueeze(1)) / (self.batch - 1)
         hessian = (hessian + hessian.mT) / 2
@@ -77,8 +78,8 @@ class GMMVI(Method):
         step = self.step * (1 - clock.progress)
         b = torch.clamp(torch.sqrt(2 * self.trust / (speed + 1e-12)), max=step)
         precision = self._retract(hessian, b)
-        means = self.means + b.unsqueeze(-1) * (self.trils * gradient.unsqueeze(-2)).sum(-1)
-        trils = self.trils @ cholesky(torch.linalg.inv_ex(precision).inverse)
+        means = self.means + b.unsqueeze(-1) * (tril * gradient.unsqueeze(-2)).sum(-1)
+        trils = tril @ cholesky(torch.linalg.inv_ex(precision).inverse)
         move = h.mean(1) - (self.log_weights.exp() * h.mean(1)).sum()
         # the bound on a step of the weights: no log weight changes by more than 1
         log_weights = self.log_weights + torch.clamp(step * self.step_weights * move, -1.0, 1.0)

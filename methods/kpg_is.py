@@ -19,7 +19,7 @@ from methods.optim import Adam, staircase
 from methods.proposal import MixtureProposal, prior_over_mixture, slots
 from targets.base import Target
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """Largest number of activations per seed of one layer that are held at once: x_j is worked through in chunks."""
 
 

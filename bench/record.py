@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def read_record(path: Path) -> dict[str, Any]:
     if wrong is not None:
         raise UserError(f"corrupt record {path}: {wrong}", hint)
     return record
+
+
+def glance(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Some top-level values of a record, without reading (or checking) the rest; what cannot be read is absent."""
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.lstrip("{").partition(": ")
+            if name.strip('"') in keys:
+                found[name.strip('"')] = json.JSONDecoder().raw_decode(value)[0]
+    return found
 
 
 def _refuse(constant: str) -> None:

@@ -28,6 +28,7 @@ class Store:
         self.artifacts = self.root / "artifacts"
         self.claims = self.artifacts / "claims"
         self.logs = self.artifacts / "logs"
+        self.sweeps = self.artifacts / "sweeps"
         self.parameters = self.artifacts / "parameters"
 
     def path(self, run_id: str, target: str, method: str) -> Path:

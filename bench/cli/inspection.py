@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from bench import claims
 from bench.check import check_store
@@ -14,9 +15,12 @@ from bench.cli.parser import print_json
 from bench.cli.runs import describe, number
 from bench.errors import UserError
 from bench.store import Store
-from bench.sweep import make_plan
 
-STATES = ("done", "failed", "diverged", "timeout", "running", "missing")
+STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
+
+
+MOST = 100
+"""Lines about single runs."""
 
 
 def store_of(args: argparse.Namespace) -> Store:
@@ -41,13 +45,19 @@ def name_unreadable(errors: Iterable[UserError]) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Counts by method and target; 1 if a record is unreadable."""
+    """Counts by method and target, and of a sweep what became of single runs; 1 if a record is unreadable."""
+    told: list[dict[str, Any]] = []
+    notes: list[str] = []
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     code = 0
     if args.name:
-        plan = make_plan(args.name, results=args.results)
-        for cell in plan.cells:
-            counts[cell.method, cell.target].update(cell.counts())
+        from bench.cli.cluster import SHOWN, plan_of, problems
+
+        runs, notes = problems(plan_of(args))
+        for run in runs:
+            counts[run["method"], run["target"]][run["state"]] += 1
+            if run["state"] in SHOWN:
+                told.append(run)
     else:
         store = store_of(args)
         records, unreadable = store.load()
@@ -58,9 +68,13 @@ def status(args: argparse.Namespace) -> int:
                 counts[record["method"], record["target"]][record["status"]] += 1
         for claim in busy.values():
             counts[str(claim.get("method")), str(claim.get("target"))]["running"] += 1
-    rows = [{"method": m, "target": t, **{state: n[state] for state in STATES}} for (m, t), n in counts.items()]
+    rows: list[dict[str, Any]] = [
+        {"method": m, "target": t, **{state: n[state] for state in STATES}} for (m, t), n in counts.items()
+    ]
     rows.sort(key=lambda row: (row["target"], row["method"]))
     if args.json:
+        for row in rows:
+            row["runs"] = [run for run in told if (run["method"], run["target"]) == (row["method"], row["target"])]
         print_json(rows)
     elif not rows:
         print("no runs")
@@ -70,6 +84,12 @@ def status(args: argparse.Namespace) -> int:
         for row in rows:
             pair = f"{row['method']} x {row['target']}"
             print(f"{pair:{wide}}  " + "  ".join(f"{row[state] or '-':>8}" for state in STATES))
+        for run in told[:MOST]:
+            print(f"{run['run_id']}  {run['method']} x {run['target']}  {run['state']}  {run['reason']}".rstrip())
+        if len(told) > MOST:
+            print(f"... and {len(told) - MOST} more (--json shows all)")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return code
 
 

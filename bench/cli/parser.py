@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from bench.errors import UserError
+
 
 def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser.
@@ -30,12 +32,18 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. method=... target=... seeds=4")
     add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
 
-    add = _command(commands, "sweep", "runs:sweep", "run what is missing of a sweep")
-    add("name", help="a sweep of conf/sweep, or a .yaml file")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="overrides that win over the file's")
+    add = _command(commands, "sweep", "runs:sweep", "run what is missing of a sweep, here or on a cluster")
+    add("name", help="a sweep of conf/sweep, a .yaml file, or the first override of a sweep without a file")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="overrides that win over the file's; launcher=local|debug|slurm, launcher.<key>=..., site=NAME",
+    )
     add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
-    add("--dry-run", action="store_true", help="only show what is done and what is to do")
-    add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
+    add("--dry-run", action="store_true", help="only show what is done and what is to do, and what it may cost")
+    add("--watch", action="store_true", help="with launcher=slurm: wait, with a line whenever something has changed")
+    add("--retry", metavar="STATUS", help=_RETRY)
 
     add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")
     add("name", nargs="?", help="a table of conf/paper; `all`: every table from the records; nothing: list them")
@@ -50,6 +58,9 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     add = _command(commands, "status", "inspection:status", "how many runs are done, failed, running, missing")
     add("name", nargs="?", help="a sweep; everything in the results folder unless given")
+
+    add = _command(commands, "cancel", "cluster:cancel", "cancel the SLURM jobs of a sweep")
+    add("name", help="a sweep that was submitted")
 
     add = _command(commands, "show", "inspection:show", "one run")
     add("run_id", help="run id or the beginning of one")
@@ -84,12 +95,37 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
 def parse(given: Sequence[str]) -> argparse.Namespace:
     """Parse; overrides may stand before, between and after options, which argparse alone does not allow."""
     parser = make_parser(given)
+    if given[:1] == ["sweep"]:  # argparse would take the override behind a bare --retry for its value
+        pairs = zip(given, [*given[1:], ""], strict=True)
+        given = ["--retry=" if text == "--retry" and not _names_status(after) else text for text, after in pairs]
     args, rest = parser.parse_known_args(given)
     if rest and (any(text.startswith("-") for text in rest) or not hasattr(args, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
+
+
+_RETRY = "fit again what failed, diverged or timed out, or only that: --retry=failed,diverged,timeout"
+
+
+def _names_status(text: str) -> bool:
+    return text != "" and set(text.split(",")) <= {"failed", "diverged", "timeout"}
+
+
+def retry_of(text: str | None) -> bool | frozenset[str]:
+    """The statuses named after ``--retry``; all of them if none is.
+
+    Raises:
+        UserError: a status that is none, or that nobody retries.
+    """
+    if not text:
+        return text is not None
+    named = frozenset(text.split(","))
+    unknown = sorted(named - {"failed", "diverged", "timeout"})
+    if unknown:
+        raise UserError(f"--retry={text}: {unknown[0]!r} cannot be retried", "choose from: failed, diverged, timeout")
+    return named
 
 
 def _command(commands: Any, name: str, function: str, description: str) -> Callable[..., Any]:

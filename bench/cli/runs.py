@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from typing import Any
 
-from bench.cli.parser import print_json
+from bench.cli.parser import print_json, retry_of
 from bench.config import compose
 from bench.errors import RunFailed
+from bench.launch.options import refuse_options, split_options
 from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep import run_sweep
+from bench.sweep.expand import Sweep, sweep_of
 
 FAILED = ("failed", "timeout")
 """Statuses that make a command exit with 1; a diverged fit is a result."""
@@ -28,6 +31,7 @@ def _to_stdout(message: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """One configuration; 1 if a run failed."""
+    refuse_options(args.overrides)
     config = compose(args.overrides)
     if args.results:
         config = replace(config, results=args.results)
@@ -78,17 +82,31 @@ def evaluate(args: argparse.Namespace) -> int:
     return max(code, int(without > 0))
 
 
+def sweep_named(name: str, overrides: list[str]) -> tuple[str | Sweep, list[str]]:
+    """A sweep of a file with overrides on top; or one whose single line are the overrides, the name among them."""
+    if "=" not in name or name.endswith((".yaml", ".yml")):
+        return name, overrides
+    where, rest = split_options([name, *overrides])
+    return sweep_of([shlex.join(rest)]), where
+
+
 def sweep(args: argparse.Namespace) -> int:
     """A sweep; 1 if anything failed."""
+    tell = _to_stderr if args.json else _to_stdout
+    name, overrides = sweep_named(args.name, args.overrides)
     outcome = run_sweep(
-        args.name,
-        args.overrides,
+        name,
+        overrides,
         jobs=args.jobs,
         dry_run=args.dry_run,
-        retry=args.retry,
+        retry=retry_of(args.retry),
         results=args.results,
-        tell=_to_stderr if args.json else _to_stdout,
+        tell=tell,
     )
+    if args.watch and not args.dry_run:
+        from bench.sweep.slurm import watch
+
+        outcome = replace(outcome, plan=watch(outcome.plan, tell))
     if args.json:
         print_json(outcome.as_dict())
     return int(outcome.failed and not args.dry_run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shlex
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,12 @@ def load_sweep(name: str) -> Sweep:
     if not sweep.overrides:
         raise UserError(f"the sweep {path} has no overrides", "give a list of lines like `method=a,b target=c`")
     return sweep
+
+
+def sweep_of(lines: Sequence[str]) -> Sweep:
+    """A sweep without a file; equal lines give equal names."""
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:6]
+    return Sweep(f"adhoc-{digest}", " ".join(lines), list(lines))
 
 
 def expand(line: str, extra: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:

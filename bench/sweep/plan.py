@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -63,19 +63,25 @@ class Plan:
     skipped: list[tuple[str, str, str]]
     """(method, target, reason) of cells whose method does not fit the target."""
 
+    def runs(self) -> Iterator[tuple[str, Record | None]]:
+        """Run ids and their records."""
+        for cell in self.cells:
+            for seed in cell.config.seeds:
+                yield cell.config.run_id(seed), cell.records.get(seed)
 
-def make_plan(name: str, overrides: Sequence[str] = (), results: Path | str | None = None) -> Plan:
+
+def make_plan(name: str | Sweep, overrides: Sequence[str] = (), results: Path | str | None = None) -> Plan:
     """Expand and compose every cell, so that a mistake shows before anything runs.
 
     Args:
-        name: a sweep of conf/sweep or the path of a YAML file.
+        name: a sweep of conf/sweep, the path of a YAML file, or a sweep itself.
         overrides: overrides that win over the file's.
         results: results folder; else that of the file, else that of the configuration.
 
     Raises:
         UserError: any mistake in the file or the overrides, or a corrupt record of one of the cells.
     """
-    sweep = load_sweep(name)
+    sweep = name if isinstance(name, Sweep) else load_sweep(name)
     return plan_configs(sweep, _configs(sweep, overrides, results), results)
 
 
@@ -134,6 +140,12 @@ def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None)
             same[config.config_id] = replace(config, seeds=seeds)
         by_pair |= of_line
     return [config for configs in by_pair.values() for config in configs.values()]
+
+
+def refresh(plan: Plan) -> Plan:
+    """The plan with the records there are now."""
+    cells = [replace(cell, records=finished(cell.config, plan.store, cell.config.seeds)) for cell in plan.cells]
+    return replace(plan, cells=cells)
 
 
 def longest_first(cells: list[Cell], store: Store) -> list[Cell]:

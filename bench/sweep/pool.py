@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.run import execute
+from bench.run import Retry, execute
 from bench.store import Record
 from bench.sweep.plan import Cell
 
@@ -48,7 +48,7 @@ class _Child:
 
 
 def run_cells(
-    cells: Sequence[Cell], *, jobs: int, retry: bool, logs: Path, task: Task = execute
+    cells: Sequence[Cell], *, jobs: int, retry: Retry, logs: Path, task: Task = execute
 ) -> Generator[Result, None, None]:
     """Run cells, at most ``jobs`` at once, and yield each result as it comes.
 
@@ -69,7 +69,18 @@ def run_cells(
         _stop([child.process for child in running.values()])
 
 
-def _start(context: Any, cell: Cell, retry: bool, logs: Path, task: Task) -> _Child:
+def run_here(cells: Sequence[Cell], *, retry: Retry, task: Task = execute) -> Generator[Result, None, None]:
+    """Run cells in this process, one after another: a debugger stops in them, and output is not redirected."""
+    for cell in cells:
+        start, statuses, error = time.monotonic(), dict[int, str](), None
+        try:
+            statuses = {record["seed"]: record["status"] for record in task(cell.config, retry=retry)}
+        except UserError as problem:
+            error = str(problem)
+        yield Result(cell, statuses, time.monotonic() - start, error)
+
+
+def _start(context: Any, cell: Cell, retry: Retry, logs: Path, task: Task) -> _Child:
     log = logs / f"{cell.method}_{cell.target}_{cell.config.config_id}.log"
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child_main, args=(task, cell.config, retry, log, sender), daemon=True)
@@ -102,7 +113,7 @@ def _stop(processes: list[BaseProcess]) -> None:
             process.kill()
 
 
-def _child_main(task: Task, config: Any, retry: bool, log: Path, sender: Connection) -> None:
+def _child_main(task: Task, config: Any, retry: Retry, log: Path, sender: Connection) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

@@ -6,17 +6,27 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bench.errors import UserError
-from bench.run import execute, finished
-from bench.store import Record
+from bench.launch.options import compose_options, split_options
+from bench.launch.site import load_site
+from bench.run import Retry, execute, finished
+from bench.store import Record, Store
+from bench.sweep.expand import Sweep
 from bench.sweep.plan import Cell, Plan, longest_first, make_plan
-from bench.sweep.pool import Result, Task, run_cells
+from bench.sweep.pool import Result, Task, run_cells, run_here
+from bench.sweep.slurm import submit_sweep
+
+if TYPE_CHECKING:
+    from bench.launch.manifest import Manifest
+
+LOCAL: dict[str, Any] = {"name": "local", "site": None, "parallel": None, "seeds": None}
+"""Where a sweep runs unless it is told."""
 
 Tell = Callable[[str], None]
 
@@ -28,6 +38,7 @@ class Outcome:
     plan: Plan
     results: list[Result]
     report: Path | None = None
+    submitted: Manifest | None = None
 
     @property
     def failed(self) -> bool:
@@ -59,17 +70,18 @@ class Outcome:
             ],
             "skipped": [{"method": m, "target": t, "reason": reason} for m, t, reason in self.plan.skipped],
             "report": str(self.report) if self.report else None,
+            "jobs": list(self.submitted.jobs) if self.submitted else [],
             "failed": self.failed,
         }
 
 
 def run_sweep(
-    name: str,
+    name: str | Sweep,
     overrides: Sequence[str] = (),
     *,
     jobs: int | None = None,
     dry_run: bool = False,
-    retry: bool = False,
+    retry: Retry = False,
     results: Path | str | None = None,
     tell: Tell = print,
     task: Task = execute,
@@ -77,11 +89,11 @@ def run_sweep(
     """Run what is missing of a sweep.
 
     Args:
-        name: a sweep of conf/sweep or the path of a YAML file.
-        overrides: win over those of the file.
+        name: a sweep of conf/sweep, the path of a YAML file, or a sweep itself.
+        overrides: win over those of the file; ``launcher=...`` and ``site=...`` among them say where to run.
         jobs: processes at once; the number of CPUs, or 1 on a GPU, unless given.
         dry_run: only say what is done and what is to do.
-        retry: run again what failed, diverged or ran out of time.
+        retry: run again what failed, diverged or ran out of time, or only some of these.
         results: results folder, instead of the file's.
         tell: receives the lines of output.
         task: ``execute``, or a stand-in.
@@ -91,8 +103,14 @@ def run_sweep(
         KeyboardInterrupt: passed on after the children have stopped.
     """
     require_jobs(jobs)
-    plan = make_plan(name, overrides, results)
-    return run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task)
+    where, rest = split_options(overrides)
+    options = compose_options(where) if where else LOCAL
+    site = load_site(options["site"]) if options["name"] == "slurm" else None
+    plan = make_plan(name, rest, results)
+    if site is not None:
+        manifest = submit_sweep(plan, rest, site, options, dry_run=dry_run, retry=retry, tell=tell)
+        return Outcome(plan, [], submitted=manifest)
+    return run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task, options=options)
 
 
 def require_jobs(jobs: int | None) -> None:
@@ -110,21 +128,27 @@ def run_plan(
     *,
     jobs: int | None = None,
     dry_run: bool = False,
-    retry: bool = False,
+    retry: Retry = False,
     tell: Tell = print,
     task: Task = execute,
+    options: dict[str, Any] = LOCAL,
 ) -> Outcome:
-    """Run what is missing of a plan; arguments and errors as ``run_sweep``."""
+    """Run what is missing of a plan on this machine; arguments and errors as ``run_sweep``.
+
+    Args:
+        options: from ``bench.launch.options.compose_options``.
+    """
     todo = [cell for cell in plan.cells if cell.todo(retry=retry)]
     _announce(plan, todo, retry, tell)
     if dry_run:
+        _cost(todo, plan.store, tell)
         _table(plan, tell)
         return Outcome(plan, [])
     done: list[Result] = []
     if todo:
         plan.store.writable()
-        jobs = jobs or default_jobs(todo[0])
-        done = _run(longest_first(todo, plan.store), jobs, retry, plan, tell, task)
+        jobs = 0 if options["name"] == "debug" else jobs or options["parallel"] or default_jobs(todo[0])
+        done = _run(split_seeds(longest_first(todo, plan.store), options["seeds"]), jobs, retry, plan, tell, task)
     report = _report(plan, tell) if plan.sweep.report else None
     return Outcome(plan, done, report)
 
@@ -136,10 +160,14 @@ def default_jobs(cell: Cell) -> int:
     return max(1, len(os.sched_getaffinity(0)) // cell.config.threads)
 
 
-def _run(cells: list[Cell], jobs: int, retry: bool, plan: Plan, tell: Tell, task: Task) -> list[Result]:
+def _run(cells: list[Cell], jobs: int, retry: Retry, plan: Plan, tell: Tell, task: Task) -> list[Result]:
     start, done = time.monotonic(), list[Result]()
     width = len(str(len(cells)))
-    children = run_cells(cells, jobs=jobs, retry=retry, logs=plan.store.logs, task=task)
+    children = (
+        run_cells(cells, jobs=jobs, retry=retry, logs=plan.store.logs, task=task)
+        if jobs
+        else run_here(cells, retry=retry, task=task)
+    )
     try:
         for result in children:
             done.append(result)
@@ -160,7 +188,26 @@ def _run(cells: list[Cell], jobs: int, retry: bool, plan: Plan, tell: Tell, task
     return done
 
 
-def _announce(plan: Plan, todo: list[Cell], retry: bool, tell: Tell) -> None:
+def split_seeds(cells: list[Cell], limit: int | None) -> list[Cell]:
+    """Cells of at most ``limit`` seeds each."""
+    if limit is None:
+        return cells
+    return [
+        replace(cell, config=replace(cell.config, seeds=cell.config.seeds[i : i + limit]))
+        for cell in cells
+        for i in range(0, len(cell.config.seeds), limit)
+    ]
+
+
+def _cost(todo: list[Cell], store: Store, tell: Tell) -> None:
+    from bench.launch.estimate import describe_cost, pace
+    from bench.launch.group import make_groups
+
+    groups = make_groups(todo, {cell.config.config_id: cell.config.seeds for cell in todo}, None)
+    tell(describe_cost(groups, pace(store), gpus=0, side_by_side=1))
+
+
+def _announce(plan: Plan, todo: list[Cell], retry: Retry, tell: Tell) -> None:
     runs, wanted = sum(len(cell.config.seeds) for cell in plan.cells), sum(len(c.todo(retry=retry)) for c in todo)
     tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {runs} runs; {runs - wanted} finished, {wanted} to do")
     for method, target, reason in plan.skipped:

@@ -1,0 +1,59 @@
+"""What a job says about itself: one JSON line per event, one file per job over all its restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.job import current_job
+
+
+class Journal:
+    """The journal of the job this process belongs to.
+
+    Args:
+        folder: the sweep's folder of journals.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.job = (current_job() or {"id": f"local{os.getpid()}", "restart": 0})["id"]
+        self.path = journal_path(folder, self.job)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event; lines are short, so that those of several processes do not mix."""
+        about = {"event": event, "time": round(time.time(), 1), "rank": int(os.environ.get("SLURM_PROCID") or 0)}
+        about |= {"restart": (current_job() or {"restart": 0})["restart"], "host": socket.gethostname()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, (json.dumps(about | fields, default=str) + "\n").encode())
+        finally:
+            os.close(handle)
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Events so far, of one name or all."""
+        return [event for event in read_journal(self.path) if name in (None, event["event"])]
+
+
+def journal_path(folder: Path, job: str) -> Path:
+    """Where the journal of a job lies."""
+    return folder / "journal" / f"{job}.jsonl"
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The events of a journal; none without a file, and a torn last line is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [event for event in found if isinstance(event, dict) and "event" in event]

@@ -1,0 +1,96 @@
+"""Site profiles: what a cluster wants to be told, ``slurm/sites/<name>.yaml``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from bench.errors import UserError
+
+SITES = Path(__file__).resolve().parents[2] / "slurm" / "sites"
+
+
+@dataclass
+class Site:
+    """A cluster, or a part of one.  ``slurm/sites/example.yaml`` describes every key.
+
+    Attributes:
+        partition, account, qos, constraint, gres: options of sbatch; left out where null.
+        nodes, gpus_per_node, cpus, memory_gb: of one job; cpus per process, memory per node.
+        minutes: time limit of a job, unless ``launcher.minutes`` says otherwise.
+        max_array: elements of one job array; longer ones are cut.
+        signal_seconds: how long before the time limit a job is warned.
+        setup: shell lines before the program.
+        container: command that runs the Python command behind it in a container.
+        python: interpreter on the compute nodes; the one that submits unless given.
+        shared: folders that compute nodes see; if given, the results folder must lie in one of them.
+        options: any other long options of sbatch.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus: int = 1
+    memory_gb: float | None = None
+    minutes: int = 240
+    max_array: int = 1000
+    signal_seconds: int = 120
+    setup: list[str] = field(default_factory=list)
+    container: str | None = None
+    python: str | None = None
+    shared: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def load_site(name: str | None) -> Site:
+    """Read a profile.
+
+    Args:
+        name: a file of slurm/sites, or the path of a .yaml file.
+
+    Raises:
+        UserError: none given, unknown, not YAML, an unknown key or a value out of range.
+    """
+    known = ", ".join(sorted(path.stem for path in SITES.glob("*.yaml")))
+    if name is None:
+        raise UserError("launcher=slurm needs a site profile", f"give site=NAME, one of: {known}; or site=FILE.yaml")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"unknown site {name!r}", f"choose from: {known}; or copy {SITES / 'example.yaml'} and give its path"
+        )
+    keys = ", ".join(Site.__dataclass_fields__)
+    try:
+        site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path)))
+    except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(f"cannot read the site {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
+    assert isinstance(site, Site)
+    for key in ("nodes", "cpus", "minutes", "max_array"):
+        if getattr(site, key) < 1:
+            raise UserError(f"{path}: {key}={getattr(site, key)} is too small", "give at least 1")
+    if min(site.gpus_per_node, site.signal_seconds) < 0:
+        raise UserError(f"{path}: gpus_per_node and signal_seconds cannot be negative", "give 0 or more")
+    return site
+
+
+def check_shared(site: Site, folder: Path) -> None:
+    """Whether compute nodes see the results folder, as far as the profile says.
+
+    Raises:
+        UserError: it lies elsewhere.
+    """
+    if site.shared and not any(folder.is_relative_to(Path(os.path.expandvars(p)).resolve()) for p in site.shared):
+        raise UserError(
+            f"the results folder {folder} is on a file system that compute nodes do not see",
+            f"give one in {', '.join(site.shared)} with --results (or correct `shared` in the site profile)",
+        )

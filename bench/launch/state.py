@@ -1,0 +1,151 @@
+"""Where each run stands: its record, its claim, the queue and the journals of its jobs, joined."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import claims
+from bench.launch.journal import journal_path, read_journal
+from bench.launch.manifest import Manifest
+from bench.launch.queue import Queue, ask
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Attributes:
+    state: ``done``, ``failed``, ``diverged`` or ``timeout`` (on record); ``running``, ``queued``; ``lost``: its job
+        ended without a record; ``missing``.
+    reason: why it is so, where that is not plain.
+    job: the last SLURM job that had it.
+    """
+
+    run_id: str
+    state: str
+    reason: str = ""
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The jobs of some submissions and what became of them."""
+
+    store: Store
+    last: dict[str, tuple[Manifest, str]]
+    """run id -> its last submission and job."""
+    queue: Queue
+    claims: dict[str, dict[str, Any]]
+
+    @property
+    def live(self) -> list[str]:
+        """Jobs that wait or run."""
+        return [job for job, state in self.queue.jobs.items() if state.live]
+
+    def queued(self, run_id: str) -> bool:
+        """Whether a job that waits or runs is going to do this run, or may be, as SLURM does not answer."""
+        if run_id not in self.last:
+            return False
+        manifest, job = self.last[run_id]
+        state = self.queue.get(job)
+        if state is None:
+            return not self.queue.reached
+        return state.live and not _passed(manifest, job, run_id)
+
+    def of(self, run_id: str, record: dict[str, Any] | None) -> RunState:
+        """The state of one run.
+
+        Args:
+            run_id: the run.
+            record: its record, if there is one.
+        """
+        manifest, job = self.last.get(run_id, (None, None))
+        state = self.queue.get(job) if job else None
+        claim = self.claims.get(run_id)
+        if claim is not None:
+            return RunState(run_id, "running", _owner(claim, self.store.claims / f"{run_id}.json"), job)
+        redone = manifest is not None and record is not None and record["created"] < manifest.created
+        if record is not None and not (state is not None and state.live and redone and record["status"] != "done"):
+            return RunState(run_id, record["status"], _first_line(record.get("error")), job)
+        if manifest is None or job is None:
+            return RunState(run_id, "missing")
+        if state is not None and state.live and not _passed(manifest, job, run_id):
+            return RunState(run_id, "queued", f"job {job} {state.state.lower()} {state.reason}".strip(), job)
+        return RunState(run_id, "lost", f"job {job}: {_story(manifest, job, run_id, state, self.queue)}", job)
+
+
+def situation(store: Store, submissions: Sequence[Manifest]) -> Situation:
+    """Ask the queue about all jobs, and let claims of jobs that are over count as dead."""
+    last = {run: (m, job) for m in submissions for job in m.jobs for run in m.runs(job)}
+    queue = ask(job for m in submissions for job in m.jobs)
+    standing = claims.standing(store.claims)
+    for run_id in dead_claims(standing, queue):
+        claims.expire(store.claims, run_id)
+        del standing[run_id]
+    return Situation(store, last, queue, standing)
+
+
+def dead_claims(standing: dict[str, dict[str, Any]], queue: Queue) -> list[str]:
+    """Claims whose job waits (again) or is over, so that its process is gone although nobody could see it go."""
+    found = []
+    for run_id, claim in standing.items():
+        state = queue.get((claim.get("job") or {}).get("id", ""))
+        if state is not None and (not state.live or state.state in ("PENDING", "REQUEUED")):
+            found.append(run_id)
+    return found
+
+
+def drifted(submissions: Iterable[Manifest]) -> list[str]:
+    """Jobs that ran other code than was submitted."""
+    return [
+        job
+        for manifest in submissions
+        for job in manifest.jobs
+        if any(event.get("drifted") for event in read_journal(journal_path(Path(manifest.folder), job)))
+    ]
+
+
+def _passed(manifest: Manifest, job: str, run_id: str) -> bool:
+    """Whether a job has left a run behind without a record, so that it will not come back to it by itself."""
+    events = read_journal(journal_path(Path(manifest.folder), job))
+    last = max((event["restart"] for event in events), default=0)
+    return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
+
+
+def _story(manifest: Manifest, job: str, run_id: str, state: Any, queue: Queue) -> str:
+    """How a job ended before it wrote the run's record."""
+    events = read_journal(journal_path(Path(manifest.folder), job))
+    problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
+    refused = next((e["detail"] for e in reversed(events) if e["event"] == "requeue refused"), None)
+    begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
+    if problem:
+        return _first_line(problem)
+    if state is None:
+        ended = "SLURM does not answer" if not queue.reached else "SLURM has forgotten it"
+    else:
+        ended = f"{state.state} {state.reason}".strip()
+    if refused:
+        ended += f", requeue refused: {refused}"
+    if not events:
+        log = manifest.log(job)
+        return ended + (f", see {log}" if log.exists() else ", no log (do compute nodes see the results folder?)")
+    return ended + (", while this run was on" if begun else ", before this run began")
+
+
+def _owner(claim: dict[str, Any], path: Path) -> str:
+    try:
+        age = f", heartbeat {max(0.0, time.time() - path.stat().st_mtime):.0f} s ago"
+    except OSError:
+        age = ""
+    job = claim.get("job")
+    where = f"job {job['id']} on " if job else ""
+    return f"{where}{claim.get('host')}{age}"
+
+
+def _first_line(text: str | None) -> str:
+    """The telling line of an error: the last one of a traceback, the first one of a message."""
+    lines = [line for line in (text or "").splitlines() if line.strip()]
+    return (lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else "").strip()

@@ -1,0 +1,178 @@
+"""Batched runs become jobs of a SLURM cluster, through submitit; the caller does not wait for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from bench.environment import PACKAGES, ROOT, git_state, source_digest
+from bench.errors import UserError
+from bench.launch.group import Group, Job, pack
+from bench.launch.manifest import Manifest, new_folder
+from bench.launch.queue import check_slurm
+from bench.launch.site import Site, check_shared
+from bench.launch.worker import Work
+from bench.store import Store
+from bench.sweep.expand import Sweep
+
+
+def submit(
+    groups: Sequence[Group],
+    *,
+    sweep: Sweep,
+    overrides: Sequence[str],
+    store: Store,
+    site: Site,
+    options: dict[str, Any],
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Submit batched runs as job arrays and write the manifest.
+
+    Args:
+        groups: the runs, the longest first.
+        sweep, overrides: where they come from.
+        store: results folder.
+        site: the cluster.
+        options: from ``bench.launch.options.compose_options``.
+        tell: hears the job ids.
+
+    Raises:
+        UserError: no SLURM, it refuses, or the results folder is not writable or not visible to compute nodes.
+    """
+    check_slurm(site.partition)
+    check_shared(site, store.root.resolve())
+    folder = new_folder(store, sweep.name)
+    sha, dirty = git_state()
+    setup = list(site.setup)
+    if options["snapshot"]:
+        setup += _snapshot(store, sha, dirty)
+    minutes = options["minutes"] or site.minutes
+    jobs = [
+        Job(part, str(folder), minutes, site.signal_seconds, options["timeouts"], sha, source_digest())
+        for part in pack(groups, options["pack"])
+    ]
+    manifest = Manifest(
+        sweep=sweep.name,
+        lines=list(sweep.overrides),
+        overrides=list(overrides),
+        exclude=list(sweep.exclude),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        git=sha,
+        dirty=dirty,
+        source=source_digest(),
+        site=options["site"],
+        launcher=options,
+        folder=str(folder),
+    )
+    before: str | None = None
+    for start in range(0, len(jobs), site.max_array):
+        part = jobs[start : start + site.max_array]
+        ids = _submit_array(part, folder, site, options, setup, minutes, before, sweep.name)
+        manifest.jobs |= {
+            job_id: [group.as_dict() for group in job.groups] for job_id, job in zip(ids, part, strict=True)
+        }
+        manifest.save()  # after each array: what is submitted must be known even if the next one is refused
+        before = ids[0].partition("_")[0]
+        runs = sum(len(group.config.seeds) for job in part for group in job.groups)
+        at_once = f", {options['parallel']} at once" if options["parallel"] else ""
+        tell(f"submitted {runs} runs as {len(part)} jobs: {_span(ids)}{at_once}")
+    return manifest
+
+
+def _submit_array(
+    jobs: list[Job],
+    folder: Path,
+    site: Site,
+    options: dict[str, Any],
+    setup: list[str],
+    minutes: int,
+    before: str | None,
+    name: str,
+) -> list[str]:
+    import submitit
+
+    tasks = options["tasks_per_gpu"] * max(site.gpus_per_node, 1)
+    python = site.python or sys.executable
+    more: dict[str, Any] = {"requeue": True, **site.options}
+    if before and options["parallel"]:  # each array has a limit of its own: only one of them may run
+        more["dependency"] = f"afterany:{before}"
+    parameters: dict[str, Any] = {
+        "name": f"sivibench-{name}",
+        "timeout_min": minutes,
+        "nodes": site.nodes,
+        "tasks_per_node": tasks,
+        "cpus_per_task": site.cpus,
+        "slurm_signal_delay_s": site.signal_seconds,
+        "slurm_setup": setup,
+        "slurm_stderr_to_stdout": True,
+        "slurm_array_parallelism": options["parallel"] or len(jobs),
+        "slurm_additional_parameters": more,
+    }
+    optional = {
+        "gpus_per_node": site.gpus_per_node or None,
+        "mem_gb": site.memory_gb,
+        "slurm_partition": site.partition,
+        "slurm_account": site.account,
+        "slurm_qos": site.qos,
+        "slurm_constraint": site.constraint,
+        "slurm_gres": site.gres,
+    }
+    executor = submitit.AutoExecutor(
+        folder=folder / "log", cluster="slurm", slurm_python=f"{site.container} {python}" if site.container else python
+    )
+    executor.update_parameters(**parameters, **{key: value for key, value in optional.items() if value is not None})
+    try:
+        submitted = executor.map_array(Work(), jobs)
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        subprocess.SubprocessError,
+    ) as e:
+        raise UserError(f"sbatch refused the jobs: {_refusal(str(e))}", _remedy(str(e), site)) from e
+    return [job.job_id for job in submitted]
+
+
+def _refusal(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if "error:" in line]
+    return lines[-1].rpartition("error:")[2].strip() if lines else text.strip().splitlines()[-1]
+
+
+def _remedy(text: str, site: Site) -> str:
+    if "node configuration" in text:
+        return (
+            f"no node of {site.partition or 'the default partition'} has what the site profile asks for: "
+            f"gpus_per_node={site.gpus_per_node}, nodes={site.nodes}, cpus={site.cpus}, memory_gb={site.memory_gb}"
+        )
+    return "correct the site profile (partition, account, qos, limits); nothing of this array was submitted"
+
+
+def _span(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
+
+
+def _snapshot(store: Store, sha: str | None, dirty: bool | None) -> list[str]:
+    """Unpack the commit beside the records and let jobs run it; shell lines for them.
+
+    Raises:
+        UserError: there is no commit, or the working tree differs from it.
+    """
+    if sha is None or dirty is None:
+        raise UserError("launcher.snapshot=true needs a git repository", "leave it out")
+    if dirty:
+        raise UserError(f"the working tree differs from commit {sha[:10]}: {', '.join(PACKAGES)}", "commit first")
+    place = store.sweeps.resolve() / "snapshots" / sha
+    if not place.exists():
+        archive = subprocess.run(["git", "-C", str(ROOT), "archive", sha], capture_output=True, check=True).stdout
+        unfinished = place.with_name(f"{sha}.{os.getpid()}")
+        with tarfile.open(fileobj=BytesIO(archive)) as tar:
+            tar.extractall(unfinished, filter="data")
+        unfinished.rename(place)
+    # `python -m` puts the working directory first on its path, PYTHONPATH comes before installed packages.
+    return [f"cd '{place}'", f"export PYTHONPATH='{place}':$PYTHONPATH SIVIBENCH_GIT_SHA={sha}"]

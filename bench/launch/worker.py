@@ -1,0 +1,179 @@
+"""What runs inside a SLURM job: batched runs one after another, continued wherever the job was stopped.
+
+Nothing is decided from the arguments alone.  What has a record is passed over, what has a checkpoint goes on from it;
+so a job that SLURM starts again, for whatever reason and without any warning, simply does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from bench.device import resolve_device
+from bench.environment import environment, git_state, source_digest
+from bench.errors import RunFailed, UserError
+from bench.fit.interrupt import Interrupted, listening
+from bench.job import current_job
+from bench.launch.group import Group, Job
+from bench.launch.journal import Journal
+from bench.record import new_record
+from bench.registry import discover
+from bench.run import execute
+from bench.store import Store
+
+EARLY = 65
+"""Seconds by which SLURM may send the warning before its time: it looks at time limits once a minute."""
+
+log = logging.getLogger("sivibench")
+
+
+class JobFailed(RuntimeError):
+    """Something in this job did not end well; raised last, so that SLURM shows the job as FAILED."""
+
+
+class Work:
+    """The callable that submitit pickles; by name, so the job runs the code that lies there when it starts."""
+
+    def __call__(self, job: Job) -> None:
+        """Do the job's batched runs; with several processes, this one's share.
+
+        Raises:
+            JobFailed: a run failed, or the job had to stop and could not be started again.
+            SystemExit: stopped by a signal.
+        """
+        logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
+        log.setLevel(logging.INFO)
+        journal = Journal(Path(job.folder))
+        started = time.time()
+        rank, size = _place()
+        with listening(signal.SIGTERM, signal.SIGUSR2):
+            current: Group | None = None
+            try:
+                discover()
+                _say_code(job, journal)
+                problems = []
+                for current in job.groups[rank::size]:
+                    problems += _do(current, journal)
+            except Interrupted as stop:
+                _stop(job, current, stop, journal, started)
+        journal.write("end", problems=problems)
+        if problems:
+            raise JobFailed(f"{len(problems)} of {len(job.groups[rank::size])} batched runs did not end well")
+
+    def checkpoint(self, job: Job) -> object:
+        """What submitit is to start again if the signal comes before or after our own handlers are in place."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, job)
+
+
+def _place() -> tuple[int, int]:
+    """This process's number and how many there are; each one takes one of the node's GPUs."""
+    visible, local = os.environ.get("CUDA_VISIBLE_DEVICES", ""), int(os.environ.get("SLURM_LOCALID") or 0)
+    if "," in visible:
+        gpus = visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local % len(gpus)]
+    return int(os.environ.get("SLURM_PROCID") or 0), int(os.environ.get("SLURM_NTASKS") or 1)
+
+
+def _say_code(job: Job, journal: Journal) -> None:
+    sha, dirty = git_state()
+    drifted = source_digest() != job.source
+    journal.write("start", git=sha, dirty=dirty, drifted=drifted)
+    log.info("job %s, commit %s%s", journal.job, sha, " with local changes" if dirty else "")
+    if drifted:
+        log.warning("warning: the code is not the one submitted (commit %s); records name what ran", job.git)
+
+
+def _do(group: Group, journal: Journal) -> list[str]:
+    """Carry out one batched run; what went wrong, in words."""
+    label = f"{group.config.method['name']} x {group.config.target['name']} ({group.config_id})"
+    journal.write("begin", runs=group.runs)
+    log.info("%s, seeds %s", label, group.config.seeds)
+    problem = None
+    try:
+        config = replace(group.config)
+        if config.config_id != group.config_id:
+            raise UserError(
+                f"{label} has become {config.config_id}: the code now gives this configuration another identity",
+                "submit the sweep again",
+            )
+        store = Store(config.results)
+        kept = [store.get(config.run_id(s), config.target["name"], config.method["name"]) for s in config.seeds]
+        left = [
+            seed
+            for seed, record in zip(config.seeds, kept, strict=True)
+            if record is None or group.redo.get(seed) == record["created"]
+        ]
+        if left:
+            records = execute(replace(config, seeds=left), retry=bool(group.redo), progress=log.info)
+            busy = [record["seed"] for record in records if record["status"] == "running"]
+            problem = f"{label}: seeds {busy} are running elsewhere" if busy else None
+    except (RunFailed, UserError) as error:
+        problem = str(error)
+    # Whatever it is, the next batched run of this job has nothing to do with it.
+    except Exception as error:
+        traceback.print_exc()
+        problem = f"{label}: {type(error).__name__}: {error}"
+    if problem:
+        log.error("error: %s", problem)
+    journal.write("done", runs=group.runs, problem=problem)
+    return [problem] if problem else []
+
+
+def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, started: float) -> None:
+    """The checkpoint is written; see to it that the job goes on.
+
+    SIGTERM alone is SLURM's own doing (preemption, scancel, a lost race against the time limit): it starts the job
+    again if it means to.  The warning signal comes before the time limit, or before a preemption.
+    """
+    if stop.number == signal.SIGTERM:
+        journal.write("stopped", signal="SIGTERM")
+        log.warning("stopped by SIGTERM; whoever starts this job again continues from the checkpoint")
+        sys.exit(128 + stop.number)
+    out_of_time = time.time() - started >= 60 * job.minutes - job.signal_seconds - EARLY
+    if out_of_time:
+        journal.write("timeout")
+        restarts = {event["restart"] for event in journal.events("timeout")}
+        if len(restarts) > job.timeouts:
+            _record_timeout(job, group, journal)
+            raise JobFailed(f"out of time for the {len(restarts)}th time (launcher.timeouts={job.timeouts})")
+    reason = "time limit" if out_of_time else "preemption"
+    refusal = requeue()
+    journal.write("requeued" if refusal is None else "requeue refused", reason=reason, detail=refusal)
+    if refusal is None:
+        log.warning("%s: checkpoint written, requeued", reason)
+        sys.exit(128 + stop.number)
+    # Often SLURM has requeued the job already; then nobody looks at how this process ends.
+    log.warning("%s: checkpoint written, but the job could not be requeued: %s", reason, refusal)
+    raise JobFailed(f"stopped by {reason} and not requeued: {refusal}")
+
+
+def requeue() -> str | None:
+    """Ask SLURM to start this job again later; None if it agrees, else what it says."""
+    job = (current_job() or {"id": ""})["id"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
+
+
+def _record_timeout(job: Job, group: Group | None, journal: Journal) -> None:
+    if group is None:
+        return
+    config, store = group.config, Store(group.config.results)
+    env = environment(resolve_device(config.device), threads=config.threads, compile=config.compile)
+    text = f"out of time: {job.minutes} minutes, {job.timeouts + 1} times (job {journal.job})"
+    for seed in config.seeds:
+        record = store.get(config.run_id(seed), config.target["name"], config.method["name"])
+        if record is None or group.redo.get(seed) == record["created"]:
+            cost = {"seeds_sharing": len(config.seeds), "attempts": job.timeouts + 1}
+            store.put(new_record(config, seed, "timeout", env=env, cost=cost, error=text))

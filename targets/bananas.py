@@ -72,4 +72,5 @@ class BananaPVI(QuadraticBanana):
 
     variance1, variance2 = 4.0, 1.0
     curvature, slope, offset = 0.25, 0.0, 0.0
+    metrics = (*TOY_METRICS, "sliced_w_pot")
     window = ((-9.0, 9.0), (-4.5, 25.0))

@@ -37,7 +37,7 @@ class MultimodalPVI(GaussianMixture):
     The covariance of the components is an assumption: no source at hand records it.
     """
 
-    metrics = TOY_METRICS
+    metrics = (*TOY_METRICS, "sliced_w_pot")
     curve_metric = "js_grid"
     window = ((-7.5, 7.5), (-7.5, 7.5))
 
@@ -50,3 +50,5 @@ class MultimodalPVI(GaussianMixture):
 @register("target", "x_shaped_pvi", source="Lim & Johansen 2024 (PVI), arXiv:2407.00649")
 class XShapedPVI(XShaped):
     """X-shape of PVI: as far as known the same density as ``x_shaped``, kept apart until that is certain."""
+
+    metrics = (*TOY_METRICS, "sliced_w_pot")

@@ -34,7 +34,18 @@ class StudentUC(Target):
     """
 
     dim = 2
-    metrics = ("js_grid", "js_hist", "kl_forward_grid", "kl_reverse_grid", "sliced_w1", "mmd", "ksd")
+    metrics = (
+        "js_grid",
+        "js_hist",
+        "kl_forward_grid",
+        "kl_reverse_grid",
+        "truncated_w_5",
+        "truncated_w_8",
+        "truncated_w_10",
+        "sliced_w1",
+        "mmd",
+        "ksd",
+    )
     curve_metric = "js_grid"
     window = ((-10.0, 10.0), (-10.0, 10.0))
     window_mass = 0.997

@@ -118,7 +118,7 @@ def test_mixture_density_score_and_draws_agree_with_the_closed_form():
 
 @torch.no_grad()
 def test_one_full_step_of_a_single_component_follows_the_natural_gradient():
-    """For N(0, I) and a Gaussian p: dm = b S grad, precision = I - b (S - P) + b^2 (...)^2 / 2, up to sampling error."""
+    """For N(0, I) and a Gaussian p: dm = b S grad, precision = I - b (S - P) + b^2 (...)^2 / 2, up to Monte Carlo."""
     q = GMMVI(Gaussian(), components=1, batch=20_000, step=0.1, trust=100.0)
     q.means.zero_()
     clock = type("C", (), {"progress": torch.tensor(0.0)})()

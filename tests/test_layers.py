@@ -169,11 +169,12 @@ class TestHSIVI:
 
     def test_games_recover_a_gaussian(self):
         torch.manual_seed(0)
-        rates = {"lr": 1e-2, "lr_critic": 2e-2, "decay": 0.3, "decay_every": 150, "log_var": -1.0}
+        # critics that answer fast and little momentum: the game then turns little around its solution
+        rates = {"lr": 1e-2, "lr_critic": 5e-2, "beta1": 0.5, "decay": 0.5, "decay_every": 150, "log_var": -1.0}
         method = HSIVISM(Gaussian(), layers=2, batch=100, hidden=(), critic=(), **rates)
-        x = fit([method], [0], 450).member(0, method).sample(20_000, noise("fit")).detach()
-        torch.testing.assert_close(x.mean(0), MEAN, rtol=0, atol=0.15)
-        torch.testing.assert_close(torch.cov(x.T), COVARIANCE, rtol=0, atol=0.2)
+        x = fit([method], [0], 600).member(0, method).sample(20_000, noise("fit")).detach()
+        torch.testing.assert_close(x.mean(0), MEAN, rtol=0, atol=0.1)
+        torch.testing.assert_close(torch.cov(x.T), COVARIANCE, rtol=0, atol=0.15)
 
 
 def test_one_layer_of_hksivi_is_ksivi():

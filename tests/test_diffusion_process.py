@@ -10,10 +10,12 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.metrics import log_ml_kde as module
-from bench.metrics.log_ml_kde import log_ml_kde
+from bench.metrics.base import Fitted
+from bench.metrics.log_ml_kde import LogMLKDE, log_ml_kde
 from bench.noise import generator
 from bench.reference.store import load_info
 from bench.registry import entries
+from methods.base import Method, Noise
 from targets.base import Unsupported
 from targets.diffusion_process import BETA, ConditionedDiffusion, observations
 
@@ -104,6 +106,18 @@ def test_log_ml_kde_is_the_naive_sum(monkeypatch: pytest.MonkeyPatch) -> None:
             total += math.log(p)
     monkeypatch.setattr(module, "CHUNK", 60)  # several blocks, the last one short
     assert math.isclose(log_ml_kde(reference, draws, 0.3), total, rel_tol=1e-12)
+
+
+def test_log_ml_kde_has_one_reference_set_for_all_seeds() -> None:
+    target = build("cond_diffusion_d100")
+
+    class Same(Method):
+        def sample(self, n: int, noise: Noise) -> Tensor:
+            return target.reference()[:n]
+
+    metric = LogMLKDE(n=300, reference=20, sd=0.05)
+    first, other = (metric(Fitted(Same(target), target, seed)).value for seed in (0, 1))
+    assert first == other and math.isfinite(first)
 
 
 def test_log_ml_kde_sees_no_dependence_and_far_points() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.noise import generator
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -38,7 +39,10 @@ class LogMLKDE(Metric):
     The sum over draws AND coordinates of one-dimensional log densities: no joint likelihood and no evidence, and
     blind to every dependence between coordinates (q with its coordinates shuffled scores the same).
 
-    There is no floor.  On cond_diffusion_d100 exact draws used as the model reach about 74,560, the ceiling.
+    On cond_diffusion_d100 another set of 1000 reference draws changes the value by 350 (standard deviation), far more
+    than what separates good methods.  Hence ONE set for all methods and seeds here, on which exact draws as the model
+    would reach about 75,450; on average over sets they reach 75,060.  The published tables have a set of their own
+    that is not public (exact draws: about 74,564): compare distances from the ceiling, not values.
 
     Args:
         n: draws of q, the centres S.
@@ -48,7 +52,6 @@ class LogMLKDE(Metric):
 
     direction: ClassVar[Literal["lower", "higher"]] = "higher"
     unit: ClassVar[str] = "nats"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("log_ml", "logml-kde"),)
 
     def __init__(self, *, n: int = 60_000, reference: int = 1000, sd: float = 0.01) -> None:
         self.n, self.reference, self.sd = n, reference, sd
@@ -58,4 +61,5 @@ class LogMLKDE(Metric):
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
-        return Value(log_ml_kde(q.truth(self.reference), q.draws(self.n), self.sd))
+        reference = q.target.truth(self.reference, generator(0, "log_ml_kde"))  # whatever the run's seed
+        return Value(log_ml_kde(reference.to(q.device), q.draws(self.n), self.sd))

@@ -26,7 +26,7 @@ def generate(
     """Sample ``target`` by preconditioned MALA in float64.
 
     Args:
-        target: log-concave; left as it is (a float64 copy is sampled).
+        target: with one mode; left as it is (a float64 copy is sampled).
         chains: number of chains, started over-dispersed around the mode.
         burn_in: iterations per chain in which step size and preconditioner adapt; discarded.
         draws: iterations per chain after that; all of them enter the posterior summaries.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.cli.parser import print_json
+from bench.config import Composer
 from bench.errors import UserError
 from bench.files import explain_os_error
 from bench.reproduce import render
@@ -18,7 +19,8 @@ from bench.reproduce.tables import load_table, names
 def reproduce(args: argparse.Namespace) -> int:
     """Run a table and compare it; without a name, or with ``all``, only look at the records; 1 if a run failed."""
     if args.name in (None, "all"):
-        results = [_look(name, args) for name in names()]
+        compose = Composer()
+        results = [_look(name, args, compose) for name in names()]
     else:
         results = [_run(args)]
     if args.json:
@@ -32,8 +34,11 @@ def reproduce(args: argparse.Namespace) -> int:
     return int(any(result.failed for result in results) and not args.dry_run)
 
 
-def _look(name: str, args: argparse.Namespace) -> Result:
-    return run_table(load_table(name), seeds=args.seeds, budget=args.budget, results=args.results, only_records=True)
+def _look(name: str, args: argparse.Namespace, compose: Composer) -> Result:
+    table = load_table(name)
+    return run_table(
+        table, seeds=args.seeds, budget=args.budget, results=args.results, only_records=True, compose=compose
+    )
 
 
 def _run(args: argparse.Namespace) -> Result:

@@ -45,6 +45,7 @@ def reproduce(
     only_records: bool = False,
     tell: Tell = print,
     task: Task = execute,
+    compose: Composer | None = None,
 ) -> Result:
     """Run what a table lacks, measure what its records lack, and compare.
 
@@ -60,6 +61,7 @@ def reproduce(
         only_records: neither run nor measure nor say anything.
         tell: receives lines of output.
         task: ``execute``, or a stand-in.
+        compose: shared by several tables, which is quicker.
 
     Raises:
         UserError: a mistake in the table or the arguments.
@@ -70,7 +72,7 @@ def reproduce(
     wanted = table.seeds if seeds is None else seeds
     if wanted < 1:
         raise UserError(f"--seeds {wanted} asks for no seed", "give at least 1")
-    planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records)
+    planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records, compose=compose)
     failed = False
     configs = unique([cell.config for cell in planned if cell.config])
     store = Store(results or (configs[0].results if configs else "results"))
@@ -92,13 +94,14 @@ def plan_cells(
     results: Path | str | None = None,
     *,
     check: bool = True,
+    compose: Composer | None = None,
 ) -> list[Planned]:
     """The configuration of every cell; a cell whose method, target or option does not exist (yet) says so instead.
 
     Args:
         check: also build the targets, to see whether the methods fit them.
     """
-    compose = Composer()
+    compose = compose or Composer()
     known: dict[tuple[str, ...], tuple[Config | None, str]] = {}
     targets: dict[str, Target | None] = {}
     cells = []

@@ -1,0 +1,283 @@
+"""Tables of papers: reading them, the verdict rule, running and printing them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import bench.cli.reproduce
+import bench.sweep.run
+from bench import registry
+from bench.cli import main
+from bench.errors import UserError
+from bench.metrics.base import Metric
+from bench.report import published
+from bench.reproduce import render
+from bench.reproduce.compare import Planned, relative_times
+from bench.reproduce.run import plan_cells, reproduce
+from bench.reproduce.tables import CellSpec, load_table, merged, names
+from bench.reproduce.verdict import Printed, Verdict, half_unit, judge, printed, tolerance
+from bench.sweep.pool import Result
+from stubs import fit_never, task_done
+
+TABLE = """
+title: A table
+paper: Nobody 1999, Table 7
+seeds: 3
+notes: [A note.]
+overrides: [target=stub_gauss, train.iterations=100]
+columns:
+  left: {metric: stub}
+  right: {metric: stub, overrides: [target=stub_other]}
+  time: {metric: seconds_per_iteration, relative_to: Plain}
+rows:
+  Plain: {overrides: [method=stub_plain], published: [ksivi-004, ksivi-058, ksivi-049]}
+  Slow: {overrides: [method=stub_plain, method.lr=2], published: {left: ksivi-001, time: ksivi-052}, note: slower}
+  Hungry: {overrides: [method=stub_hungry]}
+  Later: {overrides: [method=not_yet], published: [ksivi-002, null, null]}
+  Never: {absent: not ours}
+cells:
+  - {row: Slow, column: left, overrides: [method.lr=3], doubt: who knows}
+"""
+
+
+class Stub(Metric):
+    """A metric whose protocol is that of the records of ``stubs.record_of``."""
+
+
+@pytest.fixture
+def table(tmp_path, stub_registry):
+    registry.register("metric", "stub", source="test")(Stub)
+    (tmp_path / "one.yaml").write_text(TABLE)
+    return load_table("one", tmp_path)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells run in this process: starting one for each would be most of the time."""
+    monkeypatch.setattr(bench.sweep.run, "run_cells", in_this_process)
+
+
+def in_this_process(cells, *, jobs, retry, logs, task):
+    for cell in cells:
+        yield Result(cell, {record["seed"]: record["status"] for record in task(cell.config, retry=retry)}, 0.0)
+
+
+def run(table, tmp_path, **keys):
+    lines: list[str] = []
+    result = reproduce(table, results=tmp_path / "results", jobs=1, tell=lines.append, task=task_done, **keys)
+    return result, {(c.spec.row, c.spec.column): c for c in result.cells}, lines
+
+
+# ---- the rule
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0.597", 5e-4), ("74528", 0.5), ("5.3e-64", 5e-66), ("2.50", 5e-3), ("1e-5", 5e-6)]
+)
+def test_half_a_unit_of_the_last_digit(value: str, expected: float) -> None:
+    assert half_unit(value) == pytest.approx(expected)
+
+
+def test_printed_spreads() -> None:
+    row = {"value": "2.5", "spread": "0.00", "spread_kind": "sd", "n_runs": "10", "comparable": "yes"}
+    assert printed(row).sd == pytest.approx(0.005)
+    error = printed({**row, "spread": "0.2", "spread_kind": "se", "comparable": "no"})
+    assert error.sd == pytest.approx(0.2 * math.sqrt(10)) and not error.comparable
+    assert printed({**row, "spread": "0.2", "spread_kind": "se", "n_runs": ""}).sd == 0.2
+    assert printed({**row, "spread": ""}).sd is None
+
+
+def test_the_tolerance_is_the_largest_of_its_parts() -> None:
+    ours = [1.0, 1.1, 1.2]  # standard deviation 0.1
+    assert tolerance(Printed(1.0, 0.05, 0.02), ours, None) == pytest.approx(0.2)
+    assert tolerance(Printed(1.0, 0.05, 0.3), ours, None) == pytest.approx(0.6)
+    assert tolerance(Printed(1.0, 0.05, 0.02), ours, 0.25) == 0.25
+    assert tolerance(Printed(1.0, 0.4), ours, 0.25) == 0.4
+    assert tolerance(Printed(1.0, 0.05), [1.0], None) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "verdict"),
+    [
+        ([1.18, 1.20, 1.19], "lower", Verdict.AGREES),  # 0.19 above, within 2 x 0.1
+        ([1.24, 1.26, 1.25], "lower", Verdict.WORSE),
+        ([1.24, 1.26, 1.25], "higher", Verdict.BETTER),
+        ([0.7, 0.71, 0.72], "lower", Verdict.BETTER),
+        ([0.7, 0.71, 0.72], "higher", Verdict.WORSE),
+        ([1.0, 1.0], "lower", Verdict.FEW),
+        ([], "lower", Verdict.NOT_RUN),
+    ],
+)
+def test_verdicts(values: list[float], direction: str, verdict: Verdict) -> None:
+    assert judge(Printed(1.0, 0.005, 0.1), values, direction=direction) is verdict
+
+
+def test_what_takes_a_verdict_away() -> None:
+    number, same = Printed(1.0, 0.005, 0.1), [1.0, 1.0, 1.0]
+    assert judge(number, same, direction="lower") is Verdict.AGREES
+    assert judge(number, same, direction="lower", full=False) is Verdict.REDUCED
+    assert judge(number, same, direction="lower", doubt=True) is Verdict.UNCLEAR
+    assert judge(Printed(1.0, 0.005, 0.1, comparable=False), same, direction="lower") is Verdict.UNCLEAR
+    assert judge(None, same, direction="lower") is Verdict.NO_NUMBER
+    assert judge(number, same, direction="lower", diverged=4) is Verdict.WORSE
+    assert judge(number, same, direction="lower", diverged=3) is Verdict.AGREES
+    assert judge(number, [], direction="lower", diverged=10) is Verdict.WORSE
+
+
+# ---- reading tables
+
+
+def test_every_table_of_the_suite_can_be_read_and_its_numbers_are_those_of_its_columns() -> None:
+    numbers = published.by_id()
+    known = registry.entries("metric")
+    assert len(names()) >= 14
+    taken: dict[str, set[str]] = {}
+    for name in names():
+        table = load_table(name)
+        for cell in table.cells:
+            if cell.published is None:
+                continue
+            row = numbers[cell.published]
+            assert row["paper"].upper() in (table.paper.split(",")[0].upper(), "STATCOMP"), (name, cell)
+            assert (row["metric"] == "time_s") == (cell.metric == "seconds_per_iteration"), (name, cell)
+            overrides = dict(o.split("=", 1) for o in cell.overrides)
+            assert overrides.get("target", row["target"]) == row["target"], (name, cell)
+            if cell.metric in known:
+                declared = getattr(known[cell.metric].obj, "published_as", ())
+                same = [p for p in declared if p[0] == row["metric"]]
+                assert not same or any(p[1] == row["protocol"] for p in same), (name, cell)
+            if row["method"] not in cell.row:  # SM is SIVI-SM, KSIVI rows carry their variant
+                taken.setdefault(cell.row, set()).add(row["method"])
+    assert all(len(found) == 1 for found in taken.values()), taken
+
+
+def test_later_overrides_win(table) -> None:
+    assert merged(["a=1", "b=2", "a=3"]) == ("a=3", "b=2")
+    cells = {(c.row, c.column): c for c in table.cells}
+    assert "method.lr=3" in cells["Slow", "left"].overrides and "method.lr=2" in cells["Slow", "right"].overrides
+    assert "target=stub_other" in cells["Plain", "right"].overrides
+    assert cells["Slow", "left"].doubt == "who knows" and cells["Slow", "right"].published is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title:", "tittle:", "unknown keys"),
+        ("ksivi-001", "ksivi-999", "ksivi-999"),
+        ("[ksivi-002, null, null]", "[ksivi-002]", "1 published ids for 3 columns"),
+        ("row: Slow,", "row: Fast,", "no cell"),
+        ("title: A table", "title: [", "cannot read"),
+        ("paper: Nobody 1999, Table 7", "", "paper"),
+    ],
+)
+def test_mistakes_in_a_table_are_named(tmp_path, old: str, new: str, message: str) -> None:
+    assert old in TABLE
+    (tmp_path / "bad.yaml").write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        load_table("bad", tmp_path)
+    with pytest.raises(UserError, match="choose from: bad, all"):
+        load_table("none", tmp_path)
+
+
+# ---- running them
+
+
+def test_what_cannot_run_says_why(table) -> None:
+    planned = {(p.spec.row, p.spec.column): p for p in plan_cells(table, 3, 1.0)}
+    assert "needs noised" in planned["Hungry", "left"].reason
+    assert "not in the suite: unknown method 'not_yet'" in planned["Later", "left"].reason
+    assert planned["Never", "time"].reason == "not ours"
+    assert planned["Plain", "left"].config.train["iterations"] == 100
+
+
+def test_a_table_is_run_once_and_then_read(table, here, tmp_path) -> None:
+    result, cells, lines = run(table, tmp_path)
+    assert not result.failed and "5 cells, 15 runs; 0 finished, 15 to do" in lines[0]
+    # the stub's values are 0.5, 1.5, 2.5: their mean 1.5 is 1.055 from 2.555, within two standard deviations
+    left = cells["Plain", "left"]
+    assert left.verdict is Verdict.AGREES and left.values == {0: 0.5, 1: 1.5, 2: 2.5} and left.floor is None
+    assert cells["Plain", "right"].verdict is Verdict.UNCLEAR  # protocol_differs in the file of numbers
+    assert cells["Slow", "left"].verdict is Verdict.UNCLEAR and cells["Slow", "right"].verdict is Verdict.NO_NUMBER
+    assert cells["Later", "left"].verdict is Verdict.NOT_RUN
+    again = reproduce(table, results=tmp_path / "results", only_records=True, task=fit_never)
+    assert [c.values for c in again.cells] == [c.values for c in result.cells]
+    assert render.summary_line([again]).startswith("1 of 1 comparable cells")
+
+
+def test_a_reduced_budget_is_another_run_without_a_verdict(table, here, tmp_path) -> None:
+    result, cells, _ = run(table, tmp_path, budget=0.1)
+    assert cells["Plain", "left"].verdict is Verdict.REDUCED
+    assert "at 0.1 of the paper's iterations" in render.text(result)
+    full = reproduce(table, results=tmp_path / "results", only_records=True)
+    assert all(not cell.values for cell in full.cells)
+
+
+def test_dry_runs_run_nothing(table, here, tmp_path) -> None:
+    result, cells, lines = run(table, tmp_path, dry_run=True)
+    assert not (tmp_path / "results" / "runs").exists() and cells["Plain", "left"].verdict is Verdict.NOT_RUN
+    assert any("missing" in line for line in lines)
+
+
+def test_bad_arguments(table, tmp_path) -> None:
+    for keys in ({"budget": 0.0}, {"budget": 2.0}, {"seeds": 0}):
+        with pytest.raises(UserError):
+            run(table, tmp_path, **keys)
+
+
+def test_times_are_relative_and_only_within_one_machine(table, here, tmp_path) -> None:
+    _, cells, _ = run(table, tmp_path)
+    time = cells["Slow", "time"]
+    assert list(time.values.values()) == pytest.approx([1.0, 1.0, 1.0]) and time.verdict is Verdict.UNCLEAR
+    assert time.published is not None and time.published.value == pytest.approx(70.42 / 58.00)
+
+    def planned(device: str, seconds: float) -> Planned:
+        record = {"status": "done", "cost": {"seconds": seconds, "iterations": 10}, "env": {"device_name": device}}
+        return Planned(CellSpec("r", "c", "seconds_per_iteration", (), None), None, "", {0: record})
+
+    assert relative_times(planned("a", 3.0), planned("a", 2.0))[0] == pytest.approx({0: 1.5})
+    values, why = relative_times(planned("a", 3.0), planned("b", 2.0))
+    assert not values and "same machine" in why
+
+
+# ---- printing them
+
+
+def test_renderings(table, here, tmp_path) -> None:
+    result, _, _ = run(table, tmp_path)
+    text = render.text(result)
+    assert "2.555 ± 0.02 (sd of 10)" in text and "agrees" in text and "* A note." in text and "3/3" in text
+    assert "not in the suite" in text and "1.21" in text  # the ratio of the printed times
+    latex = render.latex(result)
+    assert latex.count(r"\\") == 6 and "(2.555 $\\pm$ 0.02)" in latex and r"$^\dagger$" in latex
+    assert json.loads(json.dumps(render.data(result)))["progress"]["judged"] == 1
+
+
+def test_text_outside_the_marks_stays(table, tmp_path) -> None:
+    path = tmp_path / "page.md"
+    render.write_between_marks(path, {"one": "first"})
+    path.write_text(path.read_text() + "\nby hand\n")
+    render.write_between_marks(path, {"one": "second \\1", "two": "other"})
+    body = path.read_text()
+    assert "first" not in body and "second \\1" in body and "by hand" in body and body.count("table:one") == 2
+    assert body.index("by hand") < body.index("table:two")
+
+
+def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(bench.cli.reproduce, "names", lambda: ["one"])
+    monkeypatch.setattr(bench.cli.reproduce, "load_table", lambda name: table)
+    monkeypatch.setattr(
+        bench.cli.reproduce, "run_table", lambda *args, **keys: reproduce(*args, **keys, task=task_done)
+    )
+    results = ["--results", str(tmp_path / "results")]
+    assert main(["reproduce", *results]) == 0
+    assert "0 of 0 comparable cells" in capsys.readouterr().out
+    page = tmp_path / "page.md"
+    assert main(["reproduce", "one", *results, "--jobs", "1", "--markdown", str(page), "threads=1"]) == 0
+    assert "1 of 1 comparable cells" in capsys.readouterr().out and "agrees" in page.read_text()
+    assert main(["reproduce", "all", *results, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
+    assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2
+    assert "changes what the table consists of" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | clean-demo
+# make demo | test | test-slow | test-slurm | lint | clean-demo
 #
 # PYTHON   interpreter that makes the environment (3.11 or newer)
 # VENV     where the environment lies
@@ -11,21 +11,25 @@ BIN := $(VENV)/bin
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint clean-demo
+.PHONY: demo test test-slow test-slurm lint clean-demo
 
 demo: $(VENV)/.installed
 	$(BIN)/sivibench sweep demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not slurm"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
+# Needs SLURM's programs; Debian: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
+test-slurm: $(VENV)/.installed-slurm
+	SLURM_TESTS=1 $(BIN)/python -m pytest -q -n 2 -m slurm
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bench methods targets
+	$(BIN)/mypy bench methods targets slurm
 
 clean-demo:
 	rm -rf demo
@@ -38,6 +42,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev,hydra]'
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -48,8 +48,10 @@ class Work:
             JobFailed: a run failed, or the job had to stop and could not be started again.
             SystemExit: stopped by a signal.
         """
-        logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
+        if not log.handlers:
+            log.addHandler(logging.StreamHandler(sys.stdout))
         log.setLevel(logging.INFO)
+        log.propagate = False  # submitit has a handler of its own at the root
         journal = Journal(Path(job.folder))
         started = time.time()
         rank, size = _place()

@@ -1,0 +1,104 @@
+"""``torch.distributed`` inside a SLURM job: every process of ``srun`` finds the others.
+
+For methods that train on several GPUs; a sweep's small runs are independent and do not need it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the job: its number, how many there are, its number on its node."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+
+def world() -> World:
+    """The job this process belongs to.
+
+    Raises:
+        UserError: it was not started by srun.
+    """
+    try:
+        keys = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        rank, size, local = (int(os.environ[key]) for key in keys)
+    except KeyError as error:
+        raise UserError(
+            "not inside a job step", "start it with srun, or through a site profile with nodes > 1"
+        ) from error
+    return World(rank, size, local)
+
+
+@contextmanager
+def process_group(backend: str | None = None) -> Iterator[World]:
+    """The default process group of ``torch.distributed`` for the length of the block.
+
+    Args:
+        backend: ``nccl`` with GPUs and ``gloo`` without, unless given.
+
+    Raises:
+        UserError: not inside a job step, or the first node's address cannot be found.
+    """
+    here = world()
+    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # jobs that share a node must not share a port
+    torch.distributed.init_process_group(
+        backend or ("nccl" if torch.cuda.is_available() else "gloo"),
+        init_method=f"tcp://{first_address()}:{port}",
+        rank=here.rank,
+        world_size=here.size,
+    )
+    try:
+        yield here
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def first_address() -> str:
+    """Address of the job's first node, as SLURM knows it: node names need not resolve.
+
+    Raises:
+        UserError: SLURM does not tell.
+    """
+    nodes = _scontrol("show", "hostnames", os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"])
+    found = re.search(r"NodeAddr=(\S+)", _scontrol("show", "node", nodes.split()[0]))
+    if found is None:
+        raise UserError(f"SLURM does not tell the address of {nodes.split()[0]}", "look at `scontrol show node`")
+    return found[1]
+
+
+def _scontrol(*arguments: str) -> str:
+    try:
+        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"scontrol {' '.join(arguments)} failed: {error}", "torch.distributed needs it here") from error
+
+
+def check() -> float:
+    """A sum over all processes (each adds its rank + 1), to see whether they find each other: ``python -m`` this."""
+    with process_group() as here:
+        value = torch.tensor([float(here.rank + 1)])
+        if torch.distributed.get_backend() == "nccl":
+            value = value.cuda(here.local_rank % torch.cuda.device_count())
+        torch.distributed.all_reduce(value)
+        print(
+            f"process {here.rank} of {here.size} on {os.environ['SLURMD_NODENAME']}: sum {value.item():g}", flush=True
+        )
+        return float(value)
+
+
+if __name__ == "__main__":
+    check()

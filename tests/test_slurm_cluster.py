@@ -1,0 +1,296 @@
+"""Sweeps on a real SLURM: a private cluster of two nodes with two fake GPUs each (``slurm/testcluster``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.launch.journal import read_journal
+from bench.store import Store
+from processes import ROOT, outcome
+from slurm.testcluster import Cluster, missing_programs
+from slurm_lab import Lab
+
+pytestmark = pytest.mark.slurm
+
+TARGETS = "banana,multimodal,x_shaped,dozing"
+QUICK = f"method=quick_a,quick_b,quick_c target={TARGETS} seeds=5 device=cpu tuned=none train.iterations=10"
+DOZING = "method=meanfield target=dozing method.batch=10 device=cpu tuned=none eval.samples=0"
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One for the whole session; torn down even if pytest is killed."""
+    lacking = missing_programs()
+    if lacking:
+        if os.environ.get("SLURM_TESTS"):
+            pytest.fail(f"SLURM's programs are missing: {', '.join(lacking)}")
+        pytest.skip("SLURM's programs are not installed")
+    with Cluster() as found:
+        yield found
+
+
+@pytest.fixture
+def lab(cluster):
+    """A lab on another file system than the repository's, where there is one."""
+    folder = Path(tempfile.mkdtemp(prefix="sivibench-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    yield Lab(cluster, folder)
+    for job in {line.split()[0].partition("_")[0] for line in cluster.call("squeue", "-h", "-o", "%i").splitlines()}:
+        cluster.call("scancel", "-f", job)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_sixty_runs_are_submitted_once_and_only_what_is_missing_again(lab):
+    lab.write(QUICK)
+    (lab.world / "hold").touch()
+    told = lab.submit("launcher.parallel=2", "launcher.seeds=1", "launcher.pack=10")
+    assert "60 batched runs in 6 jobs, 1 array" in told and "submitted 60 runs as 6 jobs: " in told
+    assert len(lab.last().jobs) == 6
+    lab.wait(lambda: len(lab.queue("-t", "RUNNING")) == 2)
+    assert "60 queued" in lab.submit() or "running" in lab.submit()
+    assert "submitted 0 jobs" in lab.submit() and len(lab.queue("-t", "RUNNING")) == 2
+    (lab.world / "hold").unlink()
+    lab.settle()
+    assert len(lab.records()) == 60 and set(lab.records().values()) == {"done"}, lab.logs()
+    assert "60 done; 0 to submit" in lab.submit()
+    files = Store(lab.results).files()
+    for path in files[::25]:
+        path.unlink()
+    lab.submit("launcher.pack=10")
+    manifest = lab.last()
+    assert sorted(run for job in manifest.jobs for run in manifest.runs(job)) == [path.stem for path in files[::25]]
+    lab.settle()
+    assert len(lab.records()) == 60 and lab.status() == {}
+
+
+def test_failures_are_named_and_finished_by_a_retry(lab):
+    lab.write("method=quick_a target=banana,multimodal,x_shaped seeds=1 device=cpu tuned=none")
+    (lab.world / "raise-quick_a-banana-0").touch()
+    (lab.world / "kill-quick_a-multimodal-0").touch()
+    (lab.world / "hold-quick_a-x_shaped-0").touch()
+    lab.submit()
+    lab.wait(lambda: len(lab.queue()) == 1)
+    lab.wait(lambda: lab.status().get("quick_a-x_shaped-0", {}).get("state") == "running")
+    found = lab.status()
+    assert "job" in found["quick_a-x_shaped-0"]["reason"] and "heartbeat" in found["quick_a-x_shaped-0"]["reason"]
+    lab.cluster.call("scancel", found["quick_a-x_shaped-0"]["job"])
+    lab.settle()
+    (lab.world / "hold-quick_a-x_shaped-0").unlink()
+    found = lab.status()
+    assert {name: run["state"] for name, run in found.items()} == {
+        "quick_a-banana-0": "failed",
+        "quick_a-multimodal-0": "lost",
+        "quick_a-x_shaped-0": "lost",
+    }
+    assert found["quick_a-banana-0"]["reason"] == "ValueError: no luck today"
+    assert "killed by SIGKILL" in found["quick_a-multimodal-0"]["reason"]
+    assert "CANCELLED cancelled (scancel), while this run was on" in found["quick_a-x_shaped-0"]["reason"]
+    states = lab.cluster.call("scontrol", "-o", "show", "job")
+    assert states.count("JobState=FAILED") >= 2 and "Traceback" in Store(lab.results).find("").get("error", "")
+    lab.submit("--retry", "launcher.pack=3")
+    lab.settle()
+    assert set(lab.records().values()) == {"done"} and len(lab.records()) == 3 and lab.status() == {}
+
+
+def undisturbed(lab, line: str, tmp_path: Path):
+    """What the runs of a line look like when nothing happens to them."""
+    calm = Lab(lab.cluster, tmp_path)
+    done = calm.bench("run", *line.split())
+    assert done.returncode == 0, done.stderr
+    return outcome(calm.results)
+
+
+def test_a_time_limit_is_recorded_and_a_retry_continues_to_the_same_record(lab, tmp_path):
+    line = f"{DOZING} train.iterations=1000 eval.curve_points=150 seeds=2"
+    lab.write(line)
+    lab.submit("launcher.minutes=1", "launcher.timeouts=0", TEST_NAP=0.25)
+    lab.settle()
+    assert set(lab.records().values()) == {"timeout"}, lab.logs()
+    assert "out of time: 1 minutes, 1 times" in lab.status()["meanfield-dozing-0"]["reason"]
+    lab.submit("--retry=failed")
+    assert lab.queue() == []
+    lab.submit("--retry=timeout", "launcher.minutes=1", "launcher.timeouts=9", TEST_NAP=0.1)
+    lab.settle()
+    assert outcome(lab.results) == undisturbed(lab, line, tmp_path), lab.logs()
+    assert all(record["cost"]["attempts"] >= 2 for record in Store(lab.results).records())
+
+
+@pytest.mark.parametrize(("partition", "user_signal"), [("debug", False), ("grace", True), ("cancel", False)])
+def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, user_signal):
+    """By SIGTERM alone; with a grace time and a warning; and cancelled, so that the command must be repeated."""
+    line = f"{DOZING} train.iterations=400 eval.curve_points=50 seeds=2"
+    if user_signal:
+        lab.cluster.reconfigure(user_signal=True)
+    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"partition": partition}))
+    lab.write(line)
+    lab.submit(TEST_NAP=0.1)
+    checkpoints = lab.results / "artifacts" / "checkpoints"
+    [job] = lab.last().jobs
+    lab.wait(lambda: "2 to fit" in lab.logs())
+    time.sleep(3)
+    [running] = lab.queue("-t", "RUNNING")
+    lab.cluster.call(
+        "sbatch", "-p", "high", "-w", running.split()[1], "--exclusive", "-o", "/dev/null", "--wrap", "true"
+    )
+    lab.wait(lambda: list(checkpoints.glob("*.pt")))  # saved on the signal: the interval is a minute
+    lab.settle()
+    events = read_journal(Path(lab.last().folder) / "journal" / f"{job}.jsonl")
+    kinds = [event["event"] for event in events]
+    if partition == "cancel":
+        assert "PREEMPTED preempted and not requeued" in lab.status()["meanfield-dozing-0"]["reason"]
+        lab.submit()
+        lab.settle()
+    else:
+        assert kinds.count("start") == 2 and ("requeued" if user_signal else "stopped") in kinds, (kinds, lab.logs())
+        [log] = lab.results.glob("artifacts/sweeps/lab/*/log/*.out")
+        assert log.read_text().count("2 to fit") == 2  # one log over all restarts
+    assert outcome(lab.results) == undisturbed(lab, line, tmp_path), lab.logs()
+    assert [record["cost"]["attempts"] for record in Store(lab.results).records()] == [2, 2]
+    if user_signal:
+        lab.cluster.reconfigure(user_signal=False)
+
+
+def test_a_restarted_controller_and_a_lost_node_cost_nothing_finished(lab):
+    lab.write("method=quick_a,quick_b target=banana,multimodal seeds=2 device=cpu tuned=none")
+    for target in ("banana", "multimodal"):
+        for method in ("quick_a", "quick_b"):
+            (lab.world / f"hold-{method}-{target}-1").touch()
+    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"gpus_per_node": 2}))  # one job per node
+    lab.submit("launcher.seeds=1", "launcher.pack=4")
+    lab.wait(lambda: len(lab.records()) == 4 or len(lab.records()) >= 2 and not lab.queue("-t", "PENDING"))
+    before = {path: path.stat().st_mtime_ns for path in Store(lab.results).files()}
+    assert before
+    lab.cluster.stop_controller()
+    assert "SLURM does not answer" in lab.bench("status", lab.sweep).stderr
+    lab.cluster.start_controller()
+    lab.wait(lambda: lab.queue("-t", "RUNNING", "-w", "n2"))
+    lab.cluster.lose_node("n2")
+    lab.cluster.start_node("n2")
+    lab.cluster.call("scontrol", "update", "nodename=n2", "state=resume", check=False)
+    for path in lab.world.iterdir():
+        path.unlink()
+    lab.settle()
+    lab.submit()
+    lab.settle()
+    assert len(lab.records()) == 8 and set(lab.records().values()) == {"done"}, lab.logs()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_arrays_are_cut_at_the_sites_maximum_and_a_sweep_is_cancelled(lab):
+    lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none train.iterations=range(1,1202)")
+    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"options": {"hold": True}}))
+    told = lab.submit("launcher.parallel=50")
+    assert "1201 batched runs in 1201 jobs, 2 arrays" in told
+    assert "submitted 1000 runs as 1000 jobs" in told and "submitted 201 runs as 201 jobs" in told
+    assert len(lab.queue()) == 1201 and "1201 queued; 0 to submit" in lab.submit()
+    done = lab.bench("cancel", lab.sweep)
+    assert "cancelled 1201 jobs" in done.stdout, done.stderr
+    assert lab.queue() == []
+
+
+@pytest.mark.parametrize(
+    ("site", "environment", "words"),
+    [
+        ({"partition": "nope"}, {}, ["no partition 'nope'", "cancel, debug, grace, high"]),
+        ({"gpus_per_node": 8}, {}, ["sbatch refused", "node configuration is not available", "gpus_per_node=8"]),
+        ({"account": "nobody", "options": {"bogus": 1}}, {}, ["sbatch refused", "bogus"]),
+        ({"shared": ["/home/shared"]}, {}, ["compute nodes do not see", "/home/shared"]),
+        ({}, {"PATH": "/nonexistent"}, ["there is no SLURM here", "launcher=local"]),
+        ({}, {"SLURM_CONF": "/nonexistent"}, ["does not answer", "nothing was submitted"]),
+    ],
+)
+def test_what_cannot_be_submitted_is_said_in_one_message(lab, site, environment, words):
+    lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
+    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | site))
+    done = lab.bench("sweep", lab.sweep, "launcher=slurm", f"site={lab.site}", **environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert lab.queue() == []
+
+
+def test_a_read_only_results_folder(lab, tmp_path):
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a file system is not permitted")
+    try:
+        lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
+        arguments = ["sweep", lab.sweep, "launcher=slurm", f"site={lab.site}", "--results", tmp_path / "results"]
+        refused = lab.bench(*arguments)
+        assert refused.returncode == 2 and "the file system is read-only" in refused.stderr
+        assert lab.queue() == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_processes_share_a_gpu_and_a_snapshot_needs_a_commit(lab):
+    lab.write("method=quick_a target=banana,multimodal seeds=2 device=cpu tuned=none")
+    lab.submit("launcher.seeds=1", "launcher.pack=4", "launcher.tasks_per_gpu=2")
+    lab.settle()
+    [job] = lab.last().jobs
+    events = read_journal(Path(lab.last().folder) / "journal" / f"{job}.jsonl")
+    begun = [(event["rank"], *event["runs"]) for event in events if event["event"] == "begin"]
+    assert [rank for rank, _ in sorted(begun)] == [0, 0, 1, 1] and len({run for _, run in begun}) == 4
+    assert len(lab.records()) == 4
+
+
+def test_torch_distributed_finds_the_other_node(cluster):
+    command = ["srun", "-N2", "--ntasks-per-node=1", sys.executable, "-m", "bench.launch.distributed"]
+    done = subprocess.run(command, env=cluster.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        "process 0 of 2 on n1: sum 3",
+        "process 1 of 2 on n2: sum 3",
+    ]
+
+
+def test_plain_hydra_reaches_the_same_execute(lab, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    line = "method=quick_a target=banana,multimodal seed=range(2) device=cpu tuned=none".split()
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", f"hydra.sweep.dir={tmp_path}/multirun"]
+    plugin = {"SIVIBENCH_PLUGINS": str(Path(__file__).with_name("slurm_world.py")), "SIVIBENCH_RESULTS": lab.results}
+    environment = lab.cluster.environment() | {key: str(value) for key, value in plugin.items()}
+    command = [sys.executable, "-m", "bench.multirun", "-m", *line, *launcher]
+    process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:  # without accounting submitit asks ever more rarely: the records are what counts
+        lab.wait(lambda: len(Store(lab.results).files()) == 4 and not lab.queue())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [(r["target"], r["seed"]) for r in Store(lab.results).records()] == [
+        (target, seed) for target in ("banana", "multimodal") for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_cluster_is_torn_down_however_it_ends(cluster, number, tmp_path):
+    told = tmp_path / "told"
+    command = ["-m", "slurm.testcluster", "run", "bash", "-c", f"echo $SLURM_CONF > {told}; srun sleep 60"]
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (told.exists() and told.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    conf = Path(told.read_text().strip())
+    time.sleep(0.5)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    process.wait(timeout=60)
+    while (conf.exists() or _using(conf)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not conf.exists() and not _using(conf)
+
+
+def _using(conf: Path) -> list[int]:
+    from slurm.testcluster.processes import alive, carrying
+
+    return [pid for pid in carrying(SLURM_CONF=str(conf)) if alive(pid)]

@@ -18,6 +18,8 @@ from targets.base import Target, Unsupported
 def _reason(method: Method, target: Target) -> str | None:
     if "sample" not in target.provides:
         return "the target has no exact sampler"
+    if target.original() is not target:
+        return "the target is reparametrised: q and the exact draws are in different coordinates"
     if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
         return "q is implicit: it gives neither log_prob nor mixing and conditional"
     return None

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods import kernels
-from methods.base import Clock, Player, require_positive
+from methods.base import Clock, Noise, Player, require_positive
 from methods.families import SemiImplicit, mlp
 from methods.layers import Layered
 from methods.options import with_options_of
-from methods.sivi import log_normal_pairs
+from methods.sivi import log_normal_pairs, log_normal_squares
 from targets.base import Target
 
 SOURCE = "Yu et al., NeurIPS 2023, arXiv:2310.17153; geometric bridge, sizes and rates of this suite"
@@ -53,7 +53,7 @@ class HSIVILB(Layered):
         log_own = log_normal_pairs(xi[:J], log_det)
         others = (x - sigma * xi)[J:]  # the means of the auxiliary rows
         squares = kernels.statistic("gaussian", x[:J] / sigma, others / sigma)
-        log_others = -0.5 * squares - log_det - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        log_others = log_normal_squares(squares, log_det, x.shape[-1])
         log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
         return (log_q - math.log(self.auxiliary + 1) - p.log_prob(x[:J])).mean()
 
@@ -103,6 +103,6 @@ class HSIVISM(Layered):
         f = self.critics[i](x)
         return (2 * (f * (p.score(x) + u)).sum(-1) - f.square().sum(-1)).mean()
 
-    def regression(self, *arguments: object) -> Tensor:
+    def regression(self, only: int | None, noise: Noise, clock: Clock) -> Tensor:
         """Minus the games' value, as a function of the critics."""
-        return -self.objective(*arguments)  # type: ignore[arg-type]
+        return -self.objective(only, noise, clock)

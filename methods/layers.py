@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -123,10 +123,15 @@ class Layered(Method):
         return [self._player("layers", window, self.lr, self.objective) for window in self.windows()]
 
     def _player(
-        self, owner: str, window: tuple[int | None, str, int, int | None], lr: float, objective: object, steps: int = 1
+        self,
+        owner: str,
+        window: tuple[int | None, str, int, int | None],
+        lr: float,
+        objective: Callable[[int | None, Noise, Clock], Tensor],
+        steps: int = 1,
     ) -> Player:
         only, suffix, start, until = window
-        loss: Loss = partial(objective, only)  # type: ignore[operator]
+        loss: Loss = partial(objective, only)
         adam = Adam(lr, self.betas)
         return Player(
             f"{owner}{suffix}",

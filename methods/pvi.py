@@ -137,7 +137,8 @@ class PVI(Method):
 
     def step(self, noise: Noise, clock: Clock) -> tuple[Tensor, dict[str, Tensor]]:
         """Surrogate whose gradient in theta is the path gradient of F, and the moved particles."""
-        (M, d_z), Z = self.particles.shape, self.particles
+        Z = self.particles
+        M, d_z = len(Z), Z.shape[1]
         p = self.target.subsample(noise)
         mu, pull_back = torch.func.vjp(self.k.mean, Z)
         x = (mu.unsqueeze(1) + self.k.scale(noise.normal(M, self.samples, self.target.dim), 1)).flatten(0, 1)

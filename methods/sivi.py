@@ -14,9 +14,13 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_not_negative, require_positive
 from methods.families import Activation, SemiImplicit, SemiImplicitMethod
+from methods.kernels import statistic
 from methods.optim import SGD, Adam, exponential
 from methods.warm_start import warm_start
 from targets.base import Target
+
+PAIRWISE_DIM = 64
+"""Largest dimension in which SIVI forms all differences between draws and auxiliary means."""
 
 
 class FullCovariance(SemiImplicit):
@@ -50,7 +54,12 @@ class FullCovariance(SemiImplicit):
 
 def log_normal_pairs(residual: Tensor, log_det: Tensor) -> Tensor:
     """log N of whitened residuals, [..., d] -> [...]."""
-    return -0.5 * residual.square().sum(-1) - log_det - 0.5 * residual.shape[-1] * math.log(2 * math.pi)
+    return log_normal_squares(residual.square().sum(-1), log_det, residual.shape[-1])
+
+
+def log_normal_squares(squares: Tensor, log_det: Tensor, dim: int) -> Tensor:
+    """log N from squared norms of whitened residuals."""
+    return -0.5 * squares - log_det - 0.5 * dim * math.log(2 * math.pi)
 
 
 @register("method", "sivi", source="Yin & Zhou, ICML 2018, arXiv:1805.11183; settings of the 2-D script of its code")
@@ -161,8 +170,12 @@ class SIVI(SemiImplicitMethod):
         x = own + self._scale(xi)
         log_own = log_normal_pairs(xi, self._log_det())
         # J + K vectors are whitened, not J x K differences
-        residual = self._whiten(x).unsqueeze(1) - self._whiten(others).unsqueeze(0)
-        log_others = log_normal_pairs(residual, self._log_det())
+        y, m = self._whiten(x), self._whiten(others)
+        if x.shape[-1] > PAIRWISE_DIM:
+            squares = statistic("gaussian", y, m)  # by products: no [J, K, d] array
+            log_others = log_normal_squares(squares, self._log_det(), x.shape[-1])
+        else:
+            log_others = log_normal_pairs(y.unsqueeze(1) - m.unsqueeze(0), self._log_det())
         log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
         return x, log_q - math.log(auxiliary + 1)
 

@@ -158,3 +158,18 @@ def test_impossible_options_are_refused(options):
 def test_sigma_of_the_prior_family_is_unchanged():
     """The global-variance family still starts at the declared variance."""
     assert KSIVI(Gaussian(), log_var=math.log(0.25)).q.sigma.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_sivi_bound_in_many_dimensions_is_the_mixture_density():
+    """Beyond ``PAIRWISE_DIM`` the distances come from products."""
+
+    class Wide(Gaussian):
+        dim = 70
+
+    torch.manual_seed(0)
+    method = SIVI(Wide(), noise_dim=2, hidden=(5,), log_var=-1.0)
+    x, log_q = method.bound(3, 4, noise("wide"))
+    z = noise("wide").normal(7, 2)
+    for j in range(3):
+        components = method.conditional(torch.cat([z[j : j + 1], z[3:]])).log_prob(x[j])
+        torch.testing.assert_close(log_q[j], torch.logsumexp(components, 0) - math.log(5), rtol=1e-4, atol=1e-3)

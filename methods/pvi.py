@@ -140,7 +140,7 @@ class PVI(Method):
         Z = self.particles
         M, d_z = len(Z), Z.shape[1]
         p = self.target.subsample(noise)
-        mu, pull_back = torch.func.vjp(self.k.mean, Z)
+        mu, pull_back = torch.func.vjp(self.k.mean, Z)  # type: ignore[misc]
         x = (mu.unsqueeze(1) + self.k.scale(noise.normal(M, self.samples, self.target.dim), 1)).flatten(0, 1)
         fixed = x.detach()
         difference = (self.mixture_score(fixed, mu.detach()) - p.score(fixed)).detach()

@@ -41,7 +41,9 @@ class Lab:
     def bench(self, *arguments: object, **environment: object) -> Done:
         """``sivibench`` on the cluster."""
         plugin = {"SIVIBENCH_PLUGINS": Path(__file__).with_name("slurm_world.py"), "TEST_WORLD": self.world}
-        return bench(*arguments, results=self.results, **(self.cluster.environment({}) | plugin | environment))
+        inherited = self.cluster.environment()
+        cluster = {key: inherited[key] for key in ("SLURM_CONF", "PATH")}
+        return bench(*arguments, results=self.results, **(cluster | plugin | environment))
 
     def submit(self, *arguments: object, **environment: object) -> str:
         """Submit the sweep; what it says."""

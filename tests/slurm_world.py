@@ -1,4 +1,4 @@
-"""A plugin for tests on SLURM: runs that take no time, that meet a misfortune once, or that take long without computing.
+"""A plugin for tests on SLURM: runs that take no time, meet a misfortune once, or take long without computing.
 
 Methods ``quick_a``, ``quick_b``, ``quick_c`` are recorded at once, without the engine.  In the folder TEST_WORLD a file
 ``raise-<method>-<target>-<seed>`` (or ``kill-``) is removed by the run it names, which then raises or is killed; while

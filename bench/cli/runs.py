@@ -106,7 +106,7 @@ def sweep(args: argparse.Namespace) -> int:
     if args.watch and not args.dry_run:
         from bench.sweep.slurm import watch
 
-        outcome = replace(outcome, plan=watch(outcome.plan, tell))
+        outcome = replace(outcome, plan=watch(outcome.plan, tell), submitted=None)
     if args.json:
         print_json(outcome.as_dict())
     return int(outcome.failed and not args.dry_run)

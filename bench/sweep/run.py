@@ -42,7 +42,9 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether anything failed, now or in an earlier call whose record was kept."""
+        """Whether anything failed, now or in an earlier call whose record was kept; a submission's end is not known."""
+        if self.submitted is not None:
+            return False
         ran = {result.cell.config.config_id for result in self.results}
         earlier = [cell for cell in self.plan.cells if cell.config.config_id not in ran]
         kept = (record["status"] for cell in earlier for record in cell.records.values())

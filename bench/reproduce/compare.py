@@ -93,7 +93,9 @@ def _compared(
         reasons.append(f"the metric {spec.metric} is not in the suite")
     else:
         metric = entries("metric")[spec.metric].obj
-        direction, noise = metric.direction, getattr(metric, "floor_is_noise", True)
+        direction = metric.direction
+        # where higher is better the floor is what a perfect q reaches (a p-value, say), not an error
+        noise = direction == "lower" and getattr(metric, "floor_is_noise", True)
         identifier = build(spec.metric, {}).protocol_id()
         for seed, record in sorted(cell.records.items()):
             _take(record, seed, spec.metric, identifier, values, floors, failures, reasons)

@@ -111,15 +111,16 @@ def undisturbed(lab, line: str, tmp_path: Path):
 
 
 def test_a_time_limit_is_recorded_and_a_retry_continues_to_the_same_record(lab, tmp_path):
-    line = f"{DOZING} train.iterations=1000 eval.curve_points=150 seeds=2"
+    line = f"{DOZING} train.iterations=1000 eval.curve_points=200 seeds=2"
     lab.write(line)
-    lab.submit("launcher.minutes=1", "launcher.timeouts=0", TEST_NAP=0.25)
+    lab.submit("launcher.minutes=1", "launcher.timeouts=1", TEST_NAP=1)
     lab.settle()
     assert set(lab.records().values()) == {"timeout"}, lab.logs()
-    assert "out of time: 1 minutes, 1 times" in lab.status()["meanfield-dozing-0"]["reason"]
+    assert "time limit: checkpoint written, requeued" in lab.logs()
+    assert "out of time: 1 minutes, 2 times" in lab.status()["meanfield-dozing-0"]["reason"]
     where = ["launcher=slurm", f"site={lab.site}"]
     assert "submitted 0 jobs" in lab.bench("sweep", lab.sweep, *where, "--retry=failed").stdout
-    lab.submit("--retry=timeout", "launcher.minutes=1", "launcher.timeouts=9", TEST_NAP=0.1)
+    lab.submit("--retry=timeout")
     lab.settle()
     assert outcome(lab.results) == undisturbed(lab, line, tmp_path), lab.logs()
     assert all(record["cost"]["attempts"] >= 2 for record in Store(lab.results).records())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -99,7 +100,7 @@ def _submit_array(
     import submitit
 
     tasks = options["tasks_per_gpu"] * max(site.gpus_per_node, 1)
-    python = site.python or sys.executable
+    python = f"{site.python or shlex.quote(sys.executable)} -u -m bench.launch.start"
     more: dict[str, Any] = {"requeue": True, **site.options}
     if before and options["parallel"]:  # each array has a limit of its own: only one of them may run
         more["dependency"] = f"afterany:{before}"

@@ -58,6 +58,7 @@ class Work:
         with listening(signal.SIGTERM, signal.SIGUSR2):
             current: Group | None = None
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # see bench.launch.start
                 discover()
                 _say_code(job, journal)
                 problems = []

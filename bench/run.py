@@ -20,6 +20,7 @@ from bench.device import resolve_device
 from bench.environment import environment
 from bench.errors import RunFailed, UserError
 from bench.files import explain_os_error
+from bench.mirror.follow import following
 from bench.record import new_record
 from bench.store import Record, Store
 
@@ -66,7 +67,8 @@ def execute(
         reused = len(config.seeds) - len(todo) - len(busy)
         tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
         for part in _parts(config, todo, store):
-            found |= _fit(config, part, store, device, fit or _engine())
+            with following(config, part, store, tell):
+                found |= _fit(config, part, store, device, fit or _engine())
         _tidy(config, store)
     return [found[seed] for seed in config.seeds]
 

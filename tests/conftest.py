@@ -8,6 +8,7 @@ import socket
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "disabled"  # tests of the mirror say otherwise
 # SIVIBENCH_DATA only says where data files lie, SIVIBENCH_PLUGINS adds components: with them, more is tested
 KEPT = ("SIVIBENCH_DATA", "SIVIBENCH_PLUGINS")
 for name in [name for name in os.environ if name.startswith("SIVIBENCH_") and name not in KEPT]:

@@ -38,7 +38,16 @@ class Paths:
 
 @dataclass
 class Wandb:
+    """The mirror of runs in Weights & Biases; see ``bench.mirror``."""
+
     mode: str = MISSING
+    project: str = "sivibench"
+    entity: str | None = None
+    """Team or user; the key's own unless given."""
+    artifacts: bool = False
+    """Upload the final parameters, too."""
+    wait: float = 10.0
+    """Seconds by which the mirror may lengthen a run."""
 
 
 @dataclass
@@ -90,7 +99,7 @@ IDENTITY = ("method", "target", "train", "eval")
 CHOICES: dict[str, tuple[str, ...]] = {
     "train.dtype": ("float32", "float64"),
     "progress": ("auto", "always", "never"),
-    "wandb.mode": ("disabled", "offline", "online"),
+    "wandb.mode": ("auto", "disabled", "offline", "online"),
     "launcher.name": ("local", "debug", "slurm"),
 }
 """Strings with a fixed set of values."""
@@ -102,6 +111,7 @@ AT_LEAST: dict[str, float] = {
     "threads": 1,
     "checkpoint_seconds": 0,
     "seed": 0,
+    "wandb.wait": 0,
     "launcher.parallel": 1,
     "launcher.seeds": 1,
     "launcher.pack": 1,

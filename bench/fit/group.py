@@ -19,6 +19,7 @@ from bench.fit.program import member_values
 from bench.fit.progress import Progress
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
+from bench.mirror.follow import current
 from bench.record import new_record
 from bench.store import Store
 from methods.base import Method
@@ -50,7 +51,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         torch.cuda.reset_peak_memory_stats(device)
     target = build_target(config).to(device, dtype)
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
-    env["operations"] = members[0].operations()
+    env["operations"] = members[0].operations() | target.operations()
     evaluation = _Evaluation(config, target, members[0], group)
     show = {"auto": None, "always": True, "never": False}[config.progress]
     label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"
@@ -65,6 +66,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         curve_hook=evaluation.curve_point,
         source=env["source"],
         progress=Progress(iterations, show=show, label=label),
+        watch=_mirror,
     )
     save(run, checkpoint)  # evaluation may be interrupted too
     if len(run.sources) > 1:
@@ -145,6 +147,12 @@ class _Evaluation:
             "peak_bytes": peak,
             "attempts": run.attempts,
         }
+
+
+def _mirror(run: Fit) -> None:
+    """Tell the mirror of this fit, if there is one, how far it is."""
+    if (mirror := current()) is not None:
+        mirror.report(((seed, _curves(run, row)) for row, seed in enumerate(run.seeds)), run.program.iterations)
 
 
 def _peak_host_bytes() -> int:

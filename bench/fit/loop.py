@@ -70,6 +70,7 @@ def fit(
     curve_steps: Sequence[int] = (),
     curve_hook: CurveHook | None = None,
     progress: Progress | None = None,
+    watch: Callable[[Fit], None] | None = None,
     source: str = "",
 ) -> Fit:
     """Fit all seeds together.
@@ -82,6 +83,7 @@ def fit(
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
         source: digest of the code, kept with the checkpoint.
+        watch: called whenever the progress line is.
         curve_steps: steps at which ``curve_hook(step, fit)`` is called.
 
     Raises:
@@ -121,6 +123,8 @@ def fit(
                 run.curve.append(curve_hook(step, run))
             run.seconds = before + time.perf_counter() - started
             progress.update(step, run.losses, run.state["alive"])
+            if watch is not None:
+                watch(run)
             stop = interrupt.pending()
             if checkpoint is not None and (stop or time.perf_counter() - saved_at >= checkpoint_seconds):
                 save(run, checkpoint)

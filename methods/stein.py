@@ -68,7 +68,7 @@ def stein_discrepancy(
 def stein_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Literal["fused", "torch"]:
     """Which implementation ``auto`` takes for tensors of this device and dtype (for the run record)."""
     applies = torch.device(device).type == "cpu" and dtype == torch.float32
-    return "fused" if applies and stein_native.library() is not None else "torch"
+    return "fused" if applies and stein_native.LIBRARY.get() is not None else "torch"
 
 
 def closed_form(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool) -> Pairs:

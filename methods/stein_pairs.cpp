@@ -2,7 +2,7 @@
 //
 // The mathematics is that of `closed_form` in stein.py; this file only arranges it so that an [N, M] array is passed
 // over three times (statistic, selection of the median, gradients) instead of some thirty.  Standard library
-// only, plain C interface: compiled on first use by stein_native.py.
+// only, plain C interface: compiled on first use (bench.native).
 //
 // Layout: y, g and their gradients are transposed to [d][Mp], so that the inner loop runs over j and vectorises; Mp is M
 // rounded up to 16, and padded columns have g = 0 and D = FAR, hence no influence.

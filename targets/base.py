@@ -80,6 +80,10 @@ class Target(nn.Module):
         """
         return self
 
+    def operations(self) -> dict[str, str]:
+        """Which implementation each replaceable operation takes here; recorded, but not part of the identity."""
+        return {}
+
     def original(self) -> Target:
         """This target in the coordinates of its reference and metrics; itself unless it is reparametrised.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from targets import relu_net
 from targets.data_posterior import DataPosterior
 from targets.uci import Split
 
@@ -72,29 +73,21 @@ class NeuralRegression(DataPosterior):
         """Inputs with a last column of ones, which meets b1."""
         return torch.cat((u, torch.ones_like(u[:, :1])), dim=1)
 
-    def _layers(self, x: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Hidden values and whether they are positive, [..., B, hidden]; W2, [..., hidden]; f, [..., B]."""
-        first = x[..., : self.split_at].unflatten(-1, (-1, self.hidden))
-        w2, b2 = x[..., self.split_at : -1], x[..., -1:]
-        before = inputs @ first
-        active = (before > 0).to(x.dtype)
-        hidden = before * active
-        return hidden, active, w2, (hidden @ w2.unsqueeze(-1)).squeeze(-1) + b2
+    def _predicted(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """f at the given inputs (last column ones); [..., d] -> [..., B]."""
+        return relu_net.plain_layers(x, inputs, self.hidden)[-1]
 
     def log_likelihood(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
         """sum_i log N(y_i; f(u_i; x), 1 / gamma); [..., d] -> [...] (nats)."""
-        *_, f = self._layers(x, inputs)
         constant = 0.5 * len(outputs) * (self.log_gamma - math.log(2 * math.pi))
-        return constant - 0.5 * self.gamma * (outputs - f).square().sum(-1)
+        return constant + relu_net.misfit(x, inputs, outputs, self.hidden, self.gamma)
 
     def likelihood_score(self, x: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Backpropagation by hand: as cheap to differentiate again as a forward pass; [..., d] -> [..., d]."""
-        hidden, active, w2, f = self._layers(x, inputs)
-        r = self.gamma * (outputs - f)
-        into_hidden = r.unsqueeze(-1) * w2.unsqueeze(-2) * active
-        g1 = inputs.mT @ into_hidden
-        g2 = (r.unsqueeze(-2) @ hidden).squeeze(-2)
-        return torch.cat((g1.flatten(-2), g2, r.sum(-1, keepdim=True)), dim=-1)
+        """Closed form, and so is its derivative: see ``targets.relu_net``; [..., d] -> [..., d]."""
+        return relu_net.score(x, inputs, outputs, self.hidden, self.gamma)
+
+    def operations(self) -> dict[str, str]:
+        return {"relu_net": relu_net.net_backend(self.inputs.device, self.inputs.dtype, self.hidden)}
 
     def dev_loss(self, x: Tensor) -> Tensor:
         """Mean squared error on the dev part of the mean prediction over draws, standardised; [n, d] -> scalar.
@@ -106,13 +99,13 @@ class NeuralRegression(DataPosterior):
         """
         if len(self.dev_outputs) == 0:
             raise UserError(f"{self.registered_name} has no development part", "leave method.warm_start out")
-        mean = self._layers(x, self.dev_inputs)[-1].mean(0)
+        mean = self._predicted(x, self.dev_inputs).mean(0)
         return (mean - self.dev_outputs).square().mean()
 
     def predict(self, x: Tensor) -> Tensor:
         """f at the test inputs, in units of ``test_outputs``; draws [n, d] -> [n, M]."""
         rows = max(1, len(self.test_inputs) * self.width)
-        parts = [self._layers(part, self.test_inputs)[-1] for part in x.split(max(1, 2**24 // rows))]
+        parts = [self._predicted(part, self.test_inputs) for part in x.split(max(1, 2**24 // rows))]
         return self.location + self.scale * torch.cat(parts)
 
     def test_rmse(self, x: Tensor) -> Tensor:

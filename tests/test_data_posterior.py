@@ -172,7 +172,7 @@ def test_all_rows_for_batch_zero_and_no_negative_batch() -> None:
 
 def test_predictions_are_those_of_a_naive_loop() -> None:
     target, x = small_net(), normal(7, 13)
-    f = torch.stack([3 + 2 * target._layers(row, target.test_inputs)[-1] for row in x])
+    f = torch.stack([3 + 2 * target._predicted(row, target.test_inputs) for row in x])
     y = target.test_outputs
     rmse = float((f.mean(0) - y).square().mean().sqrt())
     p = torch.distributions.Normal(f, math.exp(-0.15)).log_prob(y).exp().mean(0)
@@ -191,7 +191,7 @@ def test_units_of_the_two_error_metrics_are_not_mixed() -> None:
 
 def test_dev_loss_is_of_the_mean_prediction() -> None:
     target, x = small_net(), normal(6, 13)
-    f = torch.stack([target._layers(row, target.dev_inputs)[-1] for row in x]).mean(0)
+    f = torch.stack([target._predicted(row, target.dev_inputs) for row in x]).mean(0)
     torch.testing.assert_close(target.dev_loss(x), (f - target.dev_outputs).square().mean())
 
 

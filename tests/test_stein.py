@@ -14,6 +14,7 @@ from torch.func import grad, grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench import native
 from bench.errors import UserError
 from methods import kernels, stein_native
 from methods.kernels import BANDWIDTHS, KERNELS
@@ -296,11 +297,9 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing loaded yet."""
     monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path))
     monkeypatch.delenv("SIVIBENCH_FUSED", raising=False)
-    for cached in (stein_native._load, stein_native._report_once):
-        cached.cache_clear()
+    stein_native.LIBRARY.forget()
     yield tmp_path
-    for cached in (stein_native._load, stein_native._report_once):
-        cached.cache_clear()
+    stein_native.LIBRARY.forget()
 
 
 def test_without_a_compiler_torch_is_used_and_it_is_said_once(fresh, monkeypatch, caplog):
@@ -315,7 +314,7 @@ def test_without_a_compiler_torch_is_used_and_it_is_said_once(fresh, monkeypatch
 
 
 def test_a_failing_build_falls_back(fresh, monkeypatch):
-    monkeypatch.setattr(stein_native, "FLAGS", ["--no-such-flag"])
+    monkeypatch.setattr(native, "FLAGS", ["--no-such-flag"])
     assert stein_backend() == "torch" and not list(fresh.glob("stein_*"))
 
 
@@ -330,9 +329,9 @@ def test_it_is_never_used_off_the_cpu_or_in_double():
 
 @pytest.mark.skipif(stein_backend() != "fused", reason="no C++ compiler")
 def test_concurrent_builds_leave_one_good_library(fresh, monkeypatch):
-    monkeypatch.setattr(stein_native, "FLAGS", ["-std=c++17", "-O0", "-shared", "-fPIC"])  # quick
+    monkeypatch.setattr(native, "FLAGS", ["-std=c++17", "-O0", "-shared", "-fPIC"])  # quick
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: stein_native.build(), range(2))
+        first, second = pool.map(lambda _: stein_native.LIBRARY.build(), range(2))
     assert first == second and [p.name for p in fresh.iterdir()] == [first.name]
     assert stein_backend() == "fused"
 

@@ -53,6 +53,7 @@ def variants(config: Config, device: torch.device, seeds: Sequence[int], modes: 
 def _batched(config: Config, device: torch.device, count: int, mode: str) -> Variant:
     target = build_target(config).to(device)
     members = [m.to(device) for m in initialise(lambda: build_method(config, target), range(count))]
+    operations = members[0].operations() | target.operations()
     program = Program(members[0], config.train["iterations"])
     state = program.initial_state(members)
     tape = Tape(list(range(count)), program.draws_per_iteration, program.device, program.dtype)
@@ -68,7 +69,7 @@ def _batched(config: Config, device: torch.device, count: int, mode: str) -> Var
             advance()
             done += 1
 
-    return Variant(mode, count, step, time.perf_counter() - started, members[0].operations())
+    return Variant(mode, count, step, time.perf_counter() - started, operations)
 
 
 def measure(found: Sequence[Variant], device: torch.device, *, rounds: int, seconds: float) -> None:

@@ -1,0 +1,236 @@
+"""Parts of the submission that need no SLURM: profiles, packing, parsing, estimates, interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+
+from bench.config import Composer, compose
+from bench.config import many as composing
+from bench.errors import UserError
+from bench.fit import interrupt
+from bench.launch.group import Group, make_groups, pack
+from bench.launch.options import compose_options, split_options
+from bench.launch.queue import JobState, parse_sacct, parse_scontrol
+from bench.launch.site import SITES, Site, load_site
+from bench.record import glance
+from bench.run import finished, retried
+from bench.store import Store
+from bench.sweep import make_plan, run_sweep
+from bench.sweep.expand import sweep_of
+from stubs import fit_done, record_of, task_done
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SITES.glob("*.yaml")])
+def test_shipped_profiles_load(name):
+    assert load_site(name).max_array >= 1
+
+
+def test_the_example_names_every_key():
+    text = (SITES / "example.yaml").read_text()
+    assert all(f"\n{key}:" in text for key in Site.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("nope: 1", "keys are: partition"),
+        ("nodes: 0", "nodes=0 is too small"),
+        ("cpus: many", "cannot read"),
+        ("[", "cannot read"),
+    ],
+)
+def test_mistakes_in_a_profile(content, words, tmp_path):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        load_site(str(tmp_path / "bad.yaml"))
+
+
+def test_options_of_a_command_line():
+    where, rest = split_options(["launcher=slurm", "method=sivi", "launcher.pack=3", "site=x"])
+    assert where == ["launcher=slurm", "launcher.pack=3", "site=x"] and rest == ["method=sivi"]
+    options = compose_options(where)
+    assert (options["name"], options["pack"], options["site"], options["seeds"]) == ("slurm", 3, "x", None)
+    for wrong, words in [
+        (["launcher=nope"], "unknown launcher"),
+        (["launcher.pack=0"], "too small"),
+        (["launcher.pak=1"], "did you mean launcher.pack"),
+        (["site=x"], "add launcher=slurm"),
+        (["launcher=slurm"], None),
+    ]:
+        if words is None:
+            with pytest.raises(UserError, match="needs a site"):
+                load_site(compose_options(wrong)["site"])
+        else:
+            with pytest.raises(UserError, match=words):
+                compose_options(wrong)
+
+
+def test_where_it_runs_is_no_part_of_a_runs_identity():
+    plain = compose(["method=meanfield"])
+    assert compose(["method=meanfield", "launcher=slurm", "site=x", "seed=0"]).config_id == plain.config_id
+    assert compose(["seed=7", "seeds=3"]).seeds == [7]
+
+
+def test_many_configurations_are_those_that_hydra_composes_one_by_one(monkeypatch):
+    calls = []
+    monkeypatch.setattr(composing, "compose_raw", lambda groups: calls.append(groups) or original(groups))
+    original = composing.compose_raw.__wrapped__ if hasattr(composing.compose_raw, "__wrapped__") else None
+    from bench.config.compose import compose_raw as original  # noqa: F811
+
+    composer = Composer()
+    values = [
+        [f"method={m}", f"target={t}", f"train.iterations={i}", "method.hidden=[3,3]", *more]
+        for m in ("sivi", "ksivi")
+        for t in ("banana", "x_shaped")
+        for i in (5, 6)
+        for more in ([], ["tuned=none"], ["eval={samples: 3}", "seeds=[1,4]"])
+    ]
+    for overrides in values:
+        assert composer(overrides) == compose(overrides)
+    assert len(calls) == 8 and len(values) == 24  # (method, target) with and without tuned
+    for wrong in (["method.nope=1"], ["method=nope"], ["train.iterations=0"], ["train.iterations=x"], ["seeds=1,2"]):
+        with pytest.raises(UserError) as fast, pytest.raises(UserError) as slow:
+            try:
+                composer(wrong)
+            finally:
+                compose(wrong)
+        assert str(slow.value) == str(slow.value if fast is None else slow.value)
+
+
+def test_three_thousand_cells_are_planned_by_few_compositions(tmp_path, monkeypatch):
+    calls = []
+    from bench.config.compose import compose_raw as original
+
+    monkeypatch.setattr(composing, "compose_raw", lambda groups: calls.append(groups) or original(groups))
+    line = "method=meanfield,fullrank target=banana,x_shaped,multimodal method.batch=range(1,51) train.iterations=range(1,11)"
+    lines: list[str] = []
+    outcome = run_sweep(sweep_of([line]), results=tmp_path, dry_run=True, tell=lines.append)
+    assert len(outcome.plan.cells) == 3000 and len(calls) == 6
+    assert "3000 cells, 3000 runs; 0 finished, 3000 to do" in lines[0]
+
+
+def test_groups_and_packs(tmp_path):
+    plan = make_plan(sweep_of(["method=meanfield target=banana,x_shaped seeds=5"]), results=tmp_path)
+    first, second = plan.cells
+    todo = {first.config.config_id: [0, 1, 2, 3, 4], second.config.config_id: [2]}
+    groups = make_groups(plan.cells, todo, 2)
+    assert [group.config.seeds for group in groups] == [[0, 1], [2, 3], [4], [2]]
+    assert groups[0].runs == [f"{first.config.config_id}-s0", f"{first.config.config_id}-s1"]
+    jobs = pack(groups, 3)
+    assert [len(job) for job in jobs] == [2, 2] and sorted(
+        run for job in jobs for g in job for run in g.runs
+    ) == sorted(run for g in groups for run in g.runs)
+    assert isinstance(jobs[0][0], Group) and pack([], 4) == []
+
+
+def test_a_retry_names_what_is_replaced(tmp_path):
+    config = compose(["method=meanfield", "target=banana", "seeds=3"])
+    store = Store(tmp_path)
+    for seed, status in enumerate(["done", "failed", "diverged"]):
+        store.put(record_of(config, seed, status))
+    assert set(finished(config, store, config.seeds)) == {0, 1, 2}
+    assert set(finished(config, store, config.seeds, retry=frozenset({"failed"}))) == {0, 2}
+    assert set(finished(config, store, config.seeds, retry=True)) == {0}
+    assert not retried("done", True)
+    plan = make_plan(sweep_of(["method=meanfield target=banana seeds=3"]), results=tmp_path)
+    [cell] = plan.cells
+    assert cell.todo(retry=frozenset({"failed"})) == [1]
+    [group] = make_groups([cell], {config.config_id: [1]}, None)
+    assert list(group.redo) == [1]
+
+
+def test_what_slurm_says_is_understood():
+    found = parse_scontrol(
+        "JobId=5 ArrayJobId=5 ArrayTaskId=2-4,7%2 JobName=x JobState=PENDING Reason=JobArrayTaskLimit NodeList=(null)\n"
+        "JobId=6 ArrayJobId=5 ArrayTaskId=0 JobState=RUNNING Reason=None NodeList=n1 ExitCode=0:0\n"
+        "JobId=8 JobState=FAILED Reason=NonZeroExitCode ExitCode=137:0 NodeList=n2\n"
+        "JobId=9 JobState=CANCELLED Reason=None ExitCode=0:15 NodeList=n2\n"
+        "JobId=10 JobState=NODE_FAIL Reason=NodeDown ExitCode=0:1 NodeList=n2\n"
+    )
+    assert sorted(found) == ["10", "5_0", "5_2", "5_3", "5_4", "5_7", "8", "9"]
+    assert found["5_3"] == JobState("PENDING", "JobArrayTaskLimit") and found["5_3"].live
+    assert found["5_0"] == JobState("RUNNING", "", "n1")
+    assert "SIGKILL" in found["8"].reason and "scancel" in found["9"].reason and found["10"].reason == "node lost"
+    accounted = parse_sacct(
+        "5_0|COMPLETED|0:0|n1\n5_[3-4%2]|PENDING|0:0|\n7|CANCELLED by 0|0:0|n1\n8|OUT_OF_MEMORY|0:125|n1\n"
+    )
+    assert sorted(accounted) == ["5_0", "5_3", "5_4", "7", "8"]
+    assert accounted["7"].state == "CANCELLED" and accounted["8"].reason == "out of memory"
+
+
+def test_a_glance_at_a_record(tmp_path):
+    config = compose(["method=meanfield", "target=banana"])
+    path = Store(tmp_path).put(record_of(config, 0))
+    assert glance(path, ("method", "cost", "schema", "created")) == {
+        key: Store(tmp_path).find("")[key] for key in ("method", "cost", "schema", "created")
+    }
+    assert glance(tmp_path / "none.json", ("method",)) == {}
+
+
+def test_a_signal_waits_while_it_is_held_and_comes_at_once_otherwise():
+    def send() -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    with interrupt.listening(signal.SIGUSR2):
+        with pytest.raises(interrupt.Interrupted) as stop:
+            send()
+        assert stop.value.number == signal.SIGUSR2
+        reached = False
+        with pytest.raises(interrupt.Interrupted), interrupt.held():
+            assert not interrupt.pending()
+            send()
+            assert interrupt.pending()
+            reached = True
+        assert reached
+        with interrupt.held():
+            pass
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+def test_an_interrupted_fit_has_saved_all_it_did_and_ends_the_same(tmp_path):
+    from bench.config import build_method, build_target
+    from bench.fit.checkpoint import Checkpoint
+    from bench.fit.loop import fit
+    from bench.fit.members import initialise
+
+    config = compose(["method=meanfield", "target=banana", "method.batch=5"])
+    target = build_target(config)
+
+    def once(checkpoint, hook=None):
+        members = initialise(lambda: build_method(config, target), [0, 1])
+        return fit(members, [0, 1], 60, checkpoint=checkpoint, curve_steps=[20], curve_hook=hook)
+
+    def hook(step, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"step": step}
+
+    checkpoint = Checkpoint(tmp_path, config.config_id, [0, 1])
+    with interrupt.listening(signal.SIGTERM), pytest.raises(interrupt.Interrupted):
+        once(checkpoint, hook)
+    saved = checkpoint.load(torch.device("cpu"))
+    assert int(saved["state"]["step"]) == 20
+    resumed, calm = once(checkpoint), once(None, lambda step, run: {"step": step})
+    assert all(torch.equal(resumed.state[key], calm.state[key]) for key in calm.state)
+    assert resumed.curve == calm.curve and resumed.attempts == 2
+
+
+def test_local_and_debug_launchers_do_the_same(tmp_path, stub_registry, monkeypatch):
+    from bench.sweep import run as sweeping
+
+    monkeypatch.setattr(sweeping, "compose_options", lambda where: sweeping.LOCAL | {"name": "debug", "seeds": 1})
+    sweep = sweep_of(["method=stub_plain target=stub_gauss,stub_other seeds=2"])
+    outcome = run_sweep(sweep, ["launcher=debug"], results=tmp_path, task=task_done)
+    assert [result.statuses for result in outcome.results] == [{0: "done"}, {1: "done"}] * 2
+    assert len(Store(tmp_path).files()) == 4 and fit_done is not None
+
+
+def test_ci_and_make_know_the_tests():
+    from processes import ROOT
+
+    assert "make test-slurm" in (ROOT / ".ci/run").read_text() and "SLURM_TESTS=1" in (ROOT / "Makefile").read_text()
+    assert subprocess.run(["bash", "-n", ROOT / ".ci/run"]).returncode == 0

@@ -63,6 +63,7 @@ class Player:
         schedule: factor on the learning rate as a function of the clock.
         clip: largest gradient norm, per seed.
         ema: decay of the averaged parameters used at evaluation, or None.
+        ema_warm_up: the decay of the n-th average is min(ema, (1 + n) / (10 + n)): short runs forget where they began.
         steps: optimiser steps per iteration.
         start: iteration at which the player begins; its optimiser's count and its schedule run from there.
         until: iteration after which the player rests, or None.  A player that rests costs nothing.
@@ -76,6 +77,7 @@ class Player:
     schedule: Schedule = constant
     clip: float | None = None
     ema: float | None = None
+    ema_warm_up: bool = False
     steps: int = 1
     start: int = 0
     until: int | None = None

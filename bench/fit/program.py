@@ -216,7 +216,11 @@ class Program:
         self._write_changed(group, changed, state, write)
         if player.ema is not None:
             old = state[f"ema/{group}"]
-            write(f"ema/{group}", old + (1 - player.ema) * (state[f"theta/{group}"] - old))
+            keep: Tensor | float = player.ema
+            if player.ema_warm_up:
+                moved = (clock.step - player.start) * player.steps + repeat + 1
+                keep = torch.clamp((1 + moved) / (10 + moved), max=player.ema)
+            write(f"ema/{group}", old + (1 - keep) * (state[f"theta/{group}"] - old))
         total = state[f"loss/{player.name}"]
         state[f"loss/{player.name}"] = total + torch.where(alive, loss.to(total.dtype), torch.zeros_like(total))
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from targets.base import Target
+from targets.diffusion.noised import Diffusable, Level, column
 
 Matrix = Sequence[Sequence[float]]
 
 
-class GaussianMixture(Target):
-    """p(x) = sum_k w_k N(x; m_k, S_k), normalised, with closed-form score and exact draws.
+class GaussianMixture(Diffusable):
+    """p(x) = sum_k w_k N(x; m_k, S_k), normalised, with closed-form score, noised marginals and exact draws.
 
     Args:
         means: m_k, K rows of d numbers.
@@ -31,6 +31,8 @@ class GaussianMixture(Target):
     cholesky: Tensor
     weights: Tensor
     log_constants: Tensor
+    axes: Tensor
+    variances: Tensor
 
     def __init__(self, means: Matrix, covariances: Sequence[Matrix], weights: Sequence[float] | None = None) -> None:
         super().__init__()
@@ -47,6 +49,7 @@ class GaussianMixture(Target):
         if not torch.isclose(w.sum(), torch.ones((), dtype=torch.float64)) or bool((w <= 0).any()):
             raise ValueError("mixture weights must be positive and sum to one")
         chol = torch.linalg.cholesky(s)
+        variances, axes = torch.linalg.eigh(s)
         half_log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         self.dim = d
         for name, value in {
@@ -54,6 +57,8 @@ class GaussianMixture(Target):
             "precisions": torch.cholesky_inverse(chol),
             "cholesky": chol,
             "weights": w,
+            "axes": axes,
+            "variances": variances,
             "log_constants": w.log() - 0.5 * d * math.log(2 * math.pi) - half_log_det,
         }.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()))
@@ -71,6 +76,23 @@ class GaussianMixture(Target):
     def score(self, x: Tensor) -> Tensor:
         """sum_k r_k(x) S_k^{-1}(m_k - x) with responsibilities r_k; [..., d] -> [..., d]."""
         log_joint, scores = self._components(x)
+        return (torch.softmax(log_joint, dim=-1).unsqueeze(-1) * scores).sum(-2)
+
+    def _noised_components(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
+        """As ``_components`` with means alpha m_k and covariances alpha^2 S_k + sigma^2 I, diagonal in S_k's axes."""
+        a, v = column(alpha, x).unsqueeze(-1), column(sigma, x).unsqueeze(-1).square()
+        v = a.square() * self.variances + v
+        along = torch.einsum("...kd,kde->...ke", x.unsqueeze(-2) - a * self.means, self.axes)
+        log_joint = self.weights.log() - 0.5 * (along.square() / v + (2 * math.pi * v).log()).sum(-1)
+        return log_joint, -torch.einsum("...ke,kde->...kd", along / v, self.axes)
+
+    def noised_log_prob(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        """Log density of alpha x_0 + sigma eps; [..., d] -> [...] (nats)."""
+        return torch.logsumexp(self._noised_components(x, alpha, sigma)[0], dim=-1)
+
+    def noised_score(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        """Its gradient, closed form; [..., d] -> [..., d]."""
+        log_joint, scores = self._noised_components(x, alpha, sigma)
         return (torch.softmax(log_joint, dim=-1).unsqueeze(-1) * scores).sum(-2)
 
     def sample(self, n: int, generator: Generator) -> Tensor:

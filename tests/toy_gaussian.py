@@ -6,13 +6,13 @@ import math
 
 import torch
 
-from targets.base import Target
+from targets.diffusion.noised import Diffusable, column
 
 MEAN = torch.ones(2)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
 
 
-class Gaussian(Target):
+class Gaussian(Diffusable):
     """N((1, 1), [[1, .6], [.6, 1]]), unnormalised."""
 
     dim = 2
@@ -21,6 +21,9 @@ class Gaussian(Target):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("precision", torch.linalg.inv(COVARIANCE))
+        variances, axes = torch.linalg.eigh(COVARIANCE)
+        self.register_buffer("variances", variances)
+        self.register_buffer("axes", axes)
 
     def log_prob(self, x):
         y = x - 1.0
@@ -28,3 +31,8 @@ class Gaussian(Target):
 
     def score(self, x):
         return -(x - 1.0) @ self.precision
+
+    def noised_score(self, x, alpha, sigma):
+        alpha, sigma = column(alpha, x), column(sigma, x)
+        along = (x - alpha) @ self.axes
+        return -(along / (alpha.square() * self.variances + sigma.square())) @ self.axes.T

@@ -1,4 +1,4 @@
-"""How often a loss evaluates the target: rows passed to ``score`` and ``log_prob``."""
+"""How often a loss evaluates the target: rows passed to ``score``, ``log_prob`` and their noised versions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from targets.base import Target, Uniform
 
-COUNTED = ("score", "log_prob", "data_log_prob")
-"""``data_log_prob`` is that of targets with a semi-implicit prior."""
+COUNTED = ("score", "log_prob", "data_log_prob", "noised_eps", "noised_score", "noised_log_prob")
+"""``data_log_prob`` is that of targets with a semi-implicit prior; the last three are those of ``Diffusable`` ones."""
 
 
 @dataclass
@@ -28,13 +28,13 @@ def counted(target: Target) -> Iterator[Count]:
     count = Count()
     watched: list[Target] = []
 
-    def wrap(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def counting(x: Tensor) -> Tensor:
+    def wrap(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counting(x: Tensor, *level: object) -> Tensor:
             # an autograd score calls log_prob inside: count the outer call only
             count.rows += x.numel() // x.shape[-1] if count.depth == 0 else 0
             count.depth += 1
             try:
-                return function(x)
+                return function(x, *level)
             finally:
                 count.depth -= 1
 

@@ -1,0 +1,1 @@
+"""Variance-preserving diffusions: schedules and time grids, noised marginals, noise predictors (teachers)."""

@@ -1,0 +1,125 @@
+"""Teachers: noise predictors eps(x, t) with score, x0 and v by conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from targets.base import Target
+from targets.diffusion.noised import Diffusable, column
+from targets.diffusion.schedule import Schedule, linear_schedule
+
+Time = float | Tensor
+"""A time of the schedule: a number, or a tensor that broadcasts against the leading shape of x (one time per row)."""
+
+
+class EpsTeacher(nn.Module):
+    """eps*(x, t) = E[eps | alpha_t x_0 + sigma_t eps = x] of one diffusion.
+
+    No parameter of its own is trained, but it is differentiable in x and t and runs under ``vmap`` and tracing.
+    Subclasses write ``forward``; everyone else calls ``eps`` or ``forward`` (the same), so that one forward hook counts
+    evaluations.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        dim: d of x.
+    """
+
+    def __init__(self, schedule: Schedule, dim: int) -> None:
+        super().__init__()
+        self.schedule, self.dim = schedule, dim
+
+    def forward(self, x: Tensor, t: Time) -> Tensor:
+        """eps*(x, t); [..., d] -> [..., d]."""
+        raise NotImplementedError
+
+    def eps(self, x: Tensor, t: Time) -> Tensor:
+        """eps*(x, t); [..., d] -> [..., d]."""
+        out: Tensor = self(x, t)
+        return out
+
+    def score(self, x: Tensor, t: Time) -> Tensor:
+        """grad_x log p_t(x) = -eps / sigma."""
+        return -self.eps(x, t) / self._sigma(x, t)
+
+    def x0(self, x: Tensor, t: Time) -> Tensor:
+        """E[x_0 | x_t = x] = (x - sigma eps) / alpha."""
+        return (x - self._sigma(x, t) * self.eps(x, t)) / self._alpha(x, t)
+
+    def v(self, x: Tensor, t: Time) -> Tensor:
+        """alpha eps - sigma x0 (Salimans & Ho 2022); computed from one evaluation."""
+        return (self.eps(x, t) - self._sigma(x, t) * x) / self._alpha(x, t)
+
+    def _alpha(self, x: Tensor, t: Time) -> Tensor:
+        return column(self.schedule.alpha(t), x)
+
+    def _sigma(self, x: Tensor, t: Time) -> Tensor:
+        return column(self.schedule.sigma(t), x)
+
+
+def eps_from_x0(x: Tensor, x0: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """(x - alpha x0) / sigma."""
+    return (x - alpha * x0) / sigma
+
+
+def eps_from_v(x: Tensor, v: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """alpha v + sigma x, for alpha^2 + sigma^2 = 1."""
+    return alpha * v + sigma * x
+
+
+class AnalyticTeacher(EpsTeacher):
+    """The exact eps* of a target whose noised marginals are known.
+
+    Args:
+        target: p.
+        schedule: of the diffusion.
+    """
+
+    def __init__(self, target: Diffusable, schedule: Schedule) -> None:
+        super().__init__(schedule, target.dim)
+        self.target = target
+
+    def forward(self, x: Tensor, t: Time) -> Tensor:
+        return self.target.noised_eps(x, self.schedule.alpha(t), self.schedule.sigma(t))
+
+
+class FrozenTeacher(EpsTeacher):
+    """A network eps(x, t) whose parameters are switched off.
+
+    Args:
+        net: called as ``net(x, t)`` with t a tensor of x's leading shape, or what ``call`` makes of it.
+        schedule: it was trained with.
+        dim: d of x.
+        call: how the network is called, for example to reshape rows to images.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        dim: int,
+        call: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(schedule, dim)
+        self.net = net.requires_grad_(False).eval()
+        self._call = call or (lambda net, x, t: net(x, t))
+
+    def forward(self, x: Tensor, t: Time) -> Tensor:
+        times = t.to(x.dtype) if isinstance(t, Tensor) else x.new_full((), t)
+        return self._call(self.net, x, times.expand(x.shape[:-1]))
+
+
+def teacher_of(target: Target, schedule: Schedule | None = None) -> EpsTeacher:
+    """The teacher that a target offers: exact for ``Diffusable`` ones.
+
+    Raises:
+        UserError: it offers none.
+    """
+    if not isinstance(target, Diffusable):
+        raise UserError(
+            f"target {target.registered_name or type(target).__name__!r} has no noised marginals",
+            "choose a Gaussian mixture or one of the 2-D sets (`sivibench list targets`)",
+        )
+    return target.teacher(linear_schedule() if schedule is None else schedule)

@@ -137,8 +137,7 @@ def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, 
     lab.submit(TEST_NAP=0.1)
     checkpoints = lab.results / "artifacts" / "checkpoints"
     [job] = lab.last().jobs
-    lab.wait(lambda: "2 to fit" in lab.logs())
-    time.sleep(3)
+    lab.wait(lambda: (lab.world / "dozed").exists())  # before, there is nothing to save
     [running] = lab.queue("-t", "RUNNING")
     lab.cluster.call(
         "sbatch", "-p", "high", "-w", running.split()[1], "--exclusive", "-o", "/dev/null", "--wrap", "true"

@@ -22,6 +22,8 @@ class Offline:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+    """Names, in the order they were logged; tables are artifacts, too."""
     exit: int | None = None
 
 
@@ -42,6 +44,10 @@ def read(folder: Path) -> Offline:
             found.history.append(_items(record.history.item))
         elif kind == "summary":
             found.summary |= _items(record.summary.update)
+        elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+            found.artifacts.append(record.request.log_artifact.artifact.name)
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact.name)
         elif kind == "exit":
             found.exit = record.exit.exit_code
     return found

@@ -79,6 +79,13 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--target", help="one target only")
     add("--method", help="one method only")
 
+    add = _command(commands, "wandb", "wandb:wandb", "mirror records in W&B, upload offline runs")
+    add("action", choices=["push", "sync"], help="push: records that are there; sync: what was written offline")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="for push: wandb.project=... wandb.entity=... wandb.mode=...")
+    add("--target", help="push one target only")
+    add("--method", help="push one method only")
+    add("--again", action="store_true", help="push what is mirrored already, too (its history is not repeated)")
+
     add = _command(commands, "check", "inspection:check", "look for damaged or inconsistent records")
 
     add = _command(commands, "reference", "reports:reference", "make the reference draws of a target again")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import configparser
 import netrc
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
 PUBLIC = "https://api.wandb.ai"
+
+PROBE_SECONDS = 3.0
+"""How long a server may take to answer anything at all before it counts as absent."""
 
 
 def server() -> str:
@@ -47,3 +52,14 @@ def resolve(mode: str) -> tuple[str, str | None]:
     if mode == "online" and not has_key():
         return "offline", f"no key for {server()} (`wandb login`), so offline; `sivibench wandb sync` uploads later"
     return mode, None
+
+
+def answers(address: str) -> bool:
+    """Whether something that speaks HTTP is there; the client itself would try for minutes."""
+    try:
+        urllib.request.urlopen(address, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # a page that is not there, told by a server that is
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What has been mirrored: one small file per run under ``<results>/artifacts/mirror``, so that nothing goes up twice."""
+"""What has been mirrored: one small file per run in ``<results>/artifacts/mirror``, so that nothing goes up twice."""
 
 from __future__ import annotations
 

@@ -15,36 +15,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-
-PROBE_SECONDS = 3.0
-"""How long a server may take to answer anything at all before it counts as absent."""
 
 INIT_SECONDS = 20.0
 """How long it may take to make a run."""
 
 GRACE_SECONDS = 3.0
 """How long this process outlives its parent."""
-
-
-def answers(address: str) -> bool:
-    """Whether something that speaks HTTP is there; the client itself would try for minutes."""
-    try:
-        urllib.request.urlopen(address, timeout=PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # a page that is not there, told by a server that is
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 class Worker:
@@ -56,7 +41,7 @@ class Worker:
 
     def __init__(self, job: dict[str, Any]) -> None:
         from bench.mirror import ledger
-        from bench.mirror.access import server
+        from bench.mirror.access import answers, server
         from bench.store import Store
 
         self.job, self.store = job, Store(job["results"])
@@ -71,6 +56,7 @@ class Worker:
     def open(self, about: dict[str, Any]) -> None:
         """Make the W&B run, or go on with it if an earlier attempt has made it."""
         import wandb
+
         from bench.mirror import content, ledger
 
         if about["run_id"] in self.runs:
@@ -129,18 +115,26 @@ class Worker:
         last, values = history[-1] if history else (0, {})
         values = values if last >= self.next[run_id] else {}
         step = max(last, self.next[run_id])
-        run.log({**values, **self._media(record)}, step=step)
+        run.log(values, step=step)
         run.summary.update(content.summary(record))
-        if self.job["artifacts"]:
-            self._artifact(run, run_id)
-        folder = None if self.online else Path(run.dir).parent.name
+        try:
+            run.log(self._media(record), step=step)
+            if self.job["artifacts"]:
+                self._artifact(run, run_id)
+        except Exception:  # the numbers are there; a server that takes no tables must not cost them
+            traceback.print_exc()
+        folder = Path(run.dir).parent
         run.finish(exit_code=int(record["status"] in ("failed", "timeout")))
         del self.runs[run_id]
         mode = "online" if self.online else "offline"
-        entry = ledger.Entry(run_id, content.digest(record), mode, self.place, step + 1, folder)
+        entry = ledger.Entry(
+            run_id, content.digest(record), mode, self.place, step + 1, None if self.online else folder.name
+        )
         if self.online and before is not None and before.place == self.place:
             ledger.mark_synced(self.store, before.folder)
         ledger.write(self.store, entry)
+        if self.online:
+            shutil.rmtree(folder, ignore_errors=True)  # the client's own copy; the record says the same
         return {"run": run_id, "mode": mode}
 
     def stop(self) -> None:
@@ -160,13 +154,13 @@ class Worker:
 
     def _media(self, record: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
-
         import wandb
+
         from bench.mirror import content
         from bench.mirror.figures import figures
 
         columns, lines = content.table(record)
-        found: dict[str, Any] = {"table/metrics": wandb.Table(columns=columns, data=lines)} if lines else {}
+        found: dict[str, Any] = {"table/metrics": wandb.Table(columns=[*columns], data=lines)} if lines else {}
         if record.get("samples"):
             found["table/samples"] = wandb.Table(columns=["x", "y"], data=record["samples"])
         for name, figure in figures(record).items():

@@ -140,6 +140,9 @@ class Method(nn.Module):
     carried: ClassVar[tuple[str, ...]] = ()
     """Names of registered buffers that are per-seed state, changed by what a loss or update returns."""
 
+    trained: ClassVar[bool] = True
+    """False for samplers without parameters (solver baselines): ``players`` is empty and nothing is fitted."""
+
     cheap: ClassVar[Mapping[str, Any]] = {}
     """Hyper-parameters of a cheap instance (small batches, few layers, short chains); the contract tests use it."""
 
@@ -158,6 +161,13 @@ class Method(nn.Module):
     def operations(self) -> dict[str, str]:
         """Which implementation each replaceable operation takes here; recorded, but not part of the identity."""
         return {}
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Modules each call of which, while ``sample`` runs, is one evaluation of the network per row (NFE).
+
+        Empty where the notion does not apply.  Calls of modules inside them are not counted again.
+        """
+        return ()
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """n draws from q, [n, d]."""

@@ -28,7 +28,7 @@ from targets.base import Target
 Record = dict[str, Any]
 log = logging.getLogger("sivibench")
 
-CURVE_PROTOCOL = {"js_grid": {"mixture": 2000}, "sliced_w2": {"repeats": 1}}
+CURVE_PROTOCOL = {"js_grid": {"mixture": 2000}, "sliced_w2": {"repeats": 1}, "js_sets": {"n": 20_000}}
 """Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
 
 

@@ -1,0 +1,55 @@
+"""The steps of DDIM between the times of a grid: the layers of HSIVI and the chain inside one-layer generators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from bench.errors import UserError
+from targets.diffusion.schedule import Schedule
+
+
+class Steps:
+    """DDIM's Gaussian steps x_k -> x_{k-1}, k = N..1, between times tau_N > ... > tau_0 of a VP diffusion.
+
+    x0 = (x_k - sigma_k eps) / alpha_k,   c_k = eta_k sqrt((1 - abar_k / abar_{k-1}) sigma_{k-1}^2 / sigma_k^2),
+    mean = alpha_{k-1} x0 + sqrt(sigma_{k-1}^2 - c_k^2) eps   (Song et al., ICLR 2021, arXiv:2010.02502, eq. 12 and 16).
+
+    Args:
+        times: tau_0 < ... < tau_N.
+        schedule: alpha_t and sigma_t.
+        eta: eta_k from the lowest layer (k = 1) to the highest, or one value for all: 0 is DDIM, 1 DDPM.
+
+    Attributes:
+        alpha, sigma, half_log_snr: at tau_0..tau_N.
+        sd: c_k at index k (index 0 unused).
+
+    Raises:
+        UserError: a number of etas that is neither 1 nor N, or one outside [0, 1].
+    """
+
+    def __init__(self, times: Sequence[int], schedule: Schedule, eta: Sequence[float]) -> None:
+        self.times, self.count = tuple(times), len(times) - 1
+        etas = tuple(eta) * self.count if len(eta) == 1 else tuple(eta)
+        if len(etas) != self.count:
+            raise UserError(
+                f"method.eta has {len(eta)} values for {self.count} layers",
+                "give one for all or one per layer, the lowest first",
+            )
+        if any(not 0 <= value <= 1 for value in etas):
+            raise UserError(f"method.eta={tuple(eta)} must lie between 0 and 1", "change the override or leave it out")
+        self.alpha = [schedule.alpha(t) for t in times]
+        self.sigma = [schedule.sigma(t) for t in times]
+        self.half_log_snr = [schedule.half_log_snr(t) for t in times]
+        self.sd = [0.0]
+        for k in range(1, self.count + 1):
+            kept = math.exp(schedule.log_alpha_bar(times[k]) - schedule.log_alpha_bar(times[k - 1]))
+            self.sd.append(etas[k - 1] * math.sqrt(1 - kept) * self.sigma[k - 1] / self.sigma[k])
+
+    def mean(self, k: int, x: Tensor, eps: Tensor) -> Tensor:
+        """Mean of x_{k-1} given x_k and the noise predicted in it; [..., d] -> [..., d]."""
+        x0 = (x - self.sigma[k] * eps) / self.alpha[k]
+        kept = math.sqrt(max(self.sigma[k - 1] ** 2 - self.sd[k] ** 2, 0.0))
+        return self.alpha[k - 1] * x0 + kept * eps

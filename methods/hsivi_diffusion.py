@@ -1,0 +1,245 @@
+"""HSIVI-SM for diffusion acceleration: a few Gaussian layers, each matched to a marginal of the teacher's diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.registry import register
+from methods.base import Clock, Method, Noise, Player, require_not_negative, require_positive
+from methods.diffusion.games import game, regression
+from methods.diffusion.networks import Conditioned, Stacked
+from methods.diffusion.steps import Steps
+from methods.diffusion.training import Training
+from targets.base import Target
+from targets.diffusion.eps import teacher_of
+from targets.diffusion.grids import GridName, time_grid
+from targets.diffusion.schedule import ScheduleName, make_schedule
+
+Weight = Literal["sigma2", "gamma2", "one"]
+
+
+@register(
+    "method",
+    "hsivi_diffusion",
+    source="Yu et al., NeurIPS 2023, arXiv:2310.17153, equations of its released code; residual networks of this suite",
+)
+class HSIVIDiffusion(Method):
+    """HSIVI-SM distilling a diffusion teacher eps* into N = ``nfe`` layers; data-free.
+
+    Layer k = N..1 leads from time tau_k to tau_{k-1}: x_{k-1} = mean_k(x_k) + gamma c_k z, the step of DDIM(eta) with
+    eps_phi(x_k, tau_k) for its noise.  Its target is the teacher's marginal at tau_{k-1}, its critic predicts
+    r = sigma_{k-1} z / (gamma c_k), minus sigma_{k-1} times the conditional score:
+
+        critic:   min  w |f(x_{k-1}) - r|^2
+        student:  min  w [2 <f - eps*, r - eps*> - 2 alpha |f - eps*|^2]     (at x_{k-1}, tau_{k-1})
+
+    x_k comes from the current layers without gradient; only the last transition is differentiated.  Student and critic
+    are residuals on the teacher (eps_phi = eps* + network, f = eps* + network) whose last layers start at zero, so
+    training starts at DDIM(eta).  Each of the N evaluations when sampling calls the student once; the last step adds no
+    noise.
+
+    Args:
+        target: needs noised marginals.
+        nfe: N.
+        schedule: of the diffusion.
+        grid, power, times: tau_0..tau_N, see ``targets.diffusion.grids``; the code's is ``quad`` or ``uniform``.
+        eta: of DDIM, one value or one per layer, the lowest first; 0.2 in the code.
+        gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate`` (the code's per
+            pixel), both learned.
+        gamma_per_layer: learned factors differ between layers (the code shares them).
+        networks: one network per layer, or one ``shared`` network conditioned on the noise level (the code's).
+        hidden, critic: their widths.
+        trajectories: batch, rows that run down the layers.
+        rows: every trajectory trains ``all`` its layers, or one: ``antithetic`` draws it uniformly for the first half
+            of the rows and mirrors it for the second, as the code does.
+        weight, weight_critic: w: ``sigma2`` = sigma_{k-1}^2 (the code's), ``gamma2`` = (c_k / sigma_{k-1})^2, which
+            makes the noise of r 1 in every layer, or ``one``.
+        alpha: 0.5 is the released loss; ``1`` and ``1.2`` are corrections in the style of SiD, a variant.
+        frozen: so many lowest layers stay the teacher's.
+        lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay: see
+            ``methods.diffusion.training``; the code's ratio is 20 steps of the critic, its EMA 0.999.
+    """
+
+    paper_name = "HSIVI-SM"
+    needs = frozenset({"noised"})
+    data_free: ClassVar[bool] = True
+    cheap = {"nfe": 2, "eta": (1.0,), "trajectories": 32, "hidden": (16,), "critic": (16,), "critic_first": 0}
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        nfe: int = 5,
+        schedule: ScheduleName = "linear",
+        grid: GridName = "quad",
+        power: float = 3.0,
+        times: tuple[int, ...] = (),
+        eta: tuple[float, ...] = (0.2,),
+        gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
+        gamma_per_layer: bool = False,
+        networks: Literal["per_layer", "shared"] = "per_layer",
+        hidden: tuple[int, ...] = (64, 64, 64),
+        critic: tuple[int, ...] = (64, 64, 64),
+        trajectories: int = 128,
+        rows: Literal["all", "antithetic"] = "all",
+        weight: Weight = "sigma2",
+        weight_critic: Weight = "gamma2",
+        alpha: float = 0.5,
+        frozen: int = 0,
+        lr: float = 5e-4,
+        lr_critic: float = 1e-3,
+        beta1: float = 0.5,
+        beta2: float = 0.99,
+        clip: float = 10.0,
+        ema: float = 0.995,
+        critic_steps: int = 5,
+        critic_first: int = 40,
+        warm_up: int = 40,
+        decay: Literal["cosine", "none"] = "cosine",
+    ) -> None:
+        super().__init__(target)
+        require_positive(nfe=nfe, hidden=hidden, critic=critic, trajectories=trajectories, alpha=alpha)
+        require_not_negative(frozen=frozen)
+        if frozen >= nfe:
+            raise UserError(f"method.frozen={frozen} of nfe={nfe} layers", "leave at least one layer to train")
+        self.teacher = teacher_of(target, make_schedule(schedule))
+        found = time_grid(grid, nfe, self.teacher.schedule, power=power, times=times)
+        self.steps = Steps(found, self.teacher.schedule, tuple(eta))
+        self.trained = [k for k in range(nfe, frozen, -1)]  # from the top
+        if any(self.steps.sd[k] == 0 for k in self.trained):
+            raise UserError(
+                "a trained layer has eta=0, so no density and nothing to match",
+                "give a positive eta, or freeze the layers",
+            )
+        self.networks, L, d = networks, len(self.trained), target.dim
+        self.student = nn.ModuleDict({"net": _network(networks, L, d, tuple(hidden))})
+        self.critic = _network(networks, L, d, tuple(critic))
+        if gamma != "fixed":
+            shape = (L if gamma_per_layer else 1, 1, d if gamma == "coordinate" else 1)
+            self.student["scale"] = _LogGamma(shape)
+        self.nfe, self.frozen, self.trajectories, self.rows = nfe, frozen, trajectories, rows
+        self.alpha = alpha
+        self.training_options = Training(
+            lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
+        )
+        for name, kind in (("w_student", weight), ("w_critic", weight_critic)):
+            values = [_weight(kind, self.steps, k) for k in self.trained]
+            self.register_buffer(name, torch.tensor(values).unsqueeze(-1))
+
+    def players(self) -> Sequence[Player]:
+        return self.training_options.players(self.regression, self.fisher)
+
+    def operations(self) -> dict[str, str]:
+        return {"training_data": "none"}
+
+    def predicted(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        """eps_phi(x, tau_k) of the i-th trained layer from the top, given eps*(x, tau_k)."""
+        return eps + _one(self.student["net"], x, i, self._level(i, 0))
+
+    def _level(self, i: int, below: int) -> float:
+        """Half-log-SNR at tau_k (below = 0) or tau_{k-1} (below = 1) of the i-th trained layer."""
+        return self.steps.half_log_snr[self.trained[i] - below]
+
+    def gamma(self, i: int) -> Tensor | float:
+        """The learned factor on the i-th trained layer's standard deviation, [1, 1 or d], or 1."""
+        if "scale" not in self.student:
+            return 1.0
+        scale = self.student["scale"]
+        assert isinstance(scale, _LogGamma)
+        return scale(i)
+
+    def transitions(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """All trained transitions of n trajectories, x_{k-1} and r, [L, n, d] each, from the top; detached inputs."""
+        x = noise.normal(n, self.target.dim)
+        points, residuals = [], []
+        for i, k in enumerate(self.trained):
+            x = x.detach()
+            z = noise.normal(n, self.target.dim)
+            mean = self.steps.mean(k, x, self.predicted(i, x, self.teacher.eps(x, self.steps.times[k])))
+            gamma = self.gamma(i)
+            x = mean + gamma * self.steps.sd[k] * z
+            points.append(x)
+            residuals.append(z * self.steps.sigma[k - 1] / (gamma * self.steps.sd[k]))
+        return torch.stack(points), torch.stack(residuals)
+
+    def teachers(self, x: Tensor) -> Tensor:
+        """eps* at the landing points of the trained layers; [L, n, d] -> [L, n, d]."""
+        times = torch.tensor([float(self.steps.times[k - 1]) for k in self.trained], device=x.device, dtype=x.dtype)
+        return self.teacher.eps(x, times.unsqueeze(-1))
+
+    def critics(self, x: Tensor) -> Tensor:
+        """g = f - eps* at the landing points; [L, n, d] -> [L, n, d]."""
+        return _all(self.critic, x, [self._level(i, 1) for i in range(len(self.trained))])
+
+    def chosen(self, noise: Noise) -> Tensor | float:
+        """Weights of the (layer, trajectory) pairs: all of them, or one layer per trajectory; [L, n]."""
+        if self.rows == "all":
+            return 1.0
+        L, n = len(self.trained), self.trajectories
+        layer = (noise.uniform((n + 1) // 2) * L).long().clamp(max=L - 1)
+        layer = torch.cat([layer, L - 1 - layer])[:n]
+        index = torch.arange(L, device=layer.device).unsqueeze(-1)
+        return (index == layer).to(self.w_student.dtype)
+
+    def fisher(self, noise: Noise, clock: Clock) -> Tensor:
+        """The student's loss: the sum over layers, the mean over trajectories."""
+        x, r = self.transitions(self.trajectories, noise)
+        value = game(self.critics(x), self.teachers(x), r, self.alpha)
+        return (self.chosen(noise) * self.w_student * value).mean(-1).sum()
+
+    def regression(self, noise: Noise, clock: Clock) -> Tensor:
+        """The critic's loss: the sum over layers, the mean over trajectories."""
+        x, r = self.transitions(self.trajectories, noise)
+        x, r = x.detach(), r.detach()
+        value = regression(self.critics(x), self.teachers(x), r)
+        return (self.chosen(noise) * self.w_critic * value).mean(-1).sum()
+
+    def sample(self, n: int, noise: Noise) -> Tensor:
+        """From N(0, I) down all N layers; the last step adds no noise."""
+        x = noise.normal(n, self.target.dim)
+        for k in range(self.nfe, 0, -1):
+            eps = self.teacher.eps(x, self.steps.times[k])
+            i = self.nfe - k
+            trained = i < len(self.trained)
+            x = self.steps.mean(k, x, self.predicted(i, x, eps) if trained else eps)
+            if k > 1:
+                x = x + (self.gamma(i) if trained else 1.0) * self.steps.sd[k] * noise.normal(n, self.target.dim)
+        return x
+
+
+class _LogGamma(nn.Module):
+    """log gamma, 0 at the start."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.log_gamma = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, i: int) -> Tensor:
+        return self.log_gamma[i if len(self.log_gamma) > 1 else 0].exp()
+
+
+def _network(kind: str, count: int, dim: int, hidden: tuple[int, ...]) -> nn.Module:
+    return Stacked(count, dim, hidden) if kind == "per_layer" else Conditioned(dim, 1, hidden)
+
+
+def _one(net: nn.Module, x: Tensor, i: int, level: float) -> Tensor:
+    if isinstance(net, Stacked):
+        return net.one(x, i)
+    out: Tensor = net(x, x.new_full((), level))
+    return out
+
+
+def _all(net: nn.Module, x: Tensor, levels: list[float]) -> Tensor:
+    out: Tensor = net(x) if isinstance(net, Stacked) else net(x, x.new_tensor(levels).unsqueeze(-1))
+    return out
+
+
+def _weight(kind: Weight, steps: Steps, k: int) -> float:
+    if kind == "sigma2":
+        return steps.sigma[k - 1] ** 2
+    return (steps.sd[k] / steps.sigma[k - 1]) ** 2 if kind == "gamma2" else 1.0

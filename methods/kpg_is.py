@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,16 +10,16 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.registry import register
-from methods import kernels
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.kpg import ConstantBandwidth
+from methods.kpg_direction import dense, direction_backend, fused
 from methods.optim import Adam, staircase
-from methods.proposal import MixtureProposal, prior_over_mixture, slots
+from methods.proposal import MixtureProposal, slots
 from targets.base import Target
 
 CHUNK = 1 << 20
-"""Largest number of activations per seed of one layer that are held at once: x_j is worked through in chunks."""
+"""Largest number of activations per seed of one layer that are held at once: x_j is worked through in chunks (where the direction is not fused)."""
 
 
 @register(
@@ -39,11 +38,12 @@ class KPGIS(SemiImplicitMethod):
     alpha, and ``own`` draws of its Gaussian, with weight 1 - alpha.  Same mean, less variance per draw, and N own
     instead of up to N l evaluations; the bandwidth's median is that of the pooled distances.  Not in the paper.
 
-    Everything but the x_j that moves is constant, and shapes are static: each x_j gets as many Gaussian draws as it
-    could need (``methods.proposal.slots``; 14 of 100 for alpha >= .99) and masks those it does not use.
+    Everything but the x_j that moves is constant, so the direction is one operation without gradients
+    (``methods.kpg_direction``).  Shapes are static: each x_j gets as many Gaussian draws as it could need
+    (``methods.proposal.slots``; 14 of 100 for alpha >= .99) and leaves those it does not use.
 
     Args:
-        target: needs a score; l + N slots(l) evaluations per step (l + N own if stratified).
+        target: needs a score; at most l + N slots(l) evaluations per step (l + N own if stratified).
         batch: N, points x_j per step.
         latents: l, latents per x_j.
         own: draws of its own Gaussian per x_j (stratified); 0: the paper's estimator.
@@ -113,6 +113,9 @@ class KPGIS(SemiImplicitMethod):
             Player("proposal", ("proposal",), loss=self.likelihood, optimiser=Adam(self.lr_proposal)),
         ]
 
+    def operations(self) -> dict[str, str]:
+        return {"kpg_direction": direction_backend(self)}
+
     def likelihood(self, noise: Noise, clock: Clock) -> Tensor:
         """-E log tau(z | x) over pairs (z, x) of q (forward KL to q(z | x))."""
         z, xi = noise.normal(self.batch, self.q.noise_dim), noise.normal(self.batch, self.q.dim)
@@ -127,80 +130,12 @@ class KPGIS(SemiImplicitMethod):
 
     def delta(self, x: Tensor, noise: Noise, clock: Clock) -> Tensor:
         """Estimate of Delta_k at x [N, d] -> [N, d]."""
-        N, l, c = len(x), self.latents, self.slots
-        p, a = self.target.subsample(noise), anneal(clock, self.anneal)
-        m, s, alpha = self.proposal(x)
-        log_s = s.log().sum(-1, keepdim=True)
-
-        def difference(z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-            """x' and s_c - s_p there, for rows z [n, ..., k]."""
-            y, u = self.q(z, xi)
-            return y, -(u + a * p.score(y))
-
-        z = noise.normal(l, self.q.noise_dim)  # from the prior, shared by all x_j
-        y, f = difference(z, noise.normal(l, self.q.dim))
-        D = kernels.statistic("gaussian", x, y)
-        ratio = prior_over_mixture(0.5 * (squares(z) - whitened(z, m, s)) - log_s, alpha)
-        from_prior = noise.uniform(N, l) < alpha if self.own == 0 else None
-
-        eps, xi = noise.normal(N, c, self.q.noise_dim), noise.normal(N, c, self.q.dim)
-        z = m.unsqueeze(1) + s.unsqueeze(1) * eps  # from the Gaussian, each x_j its own
-        own_y, own_f = in_chunks(difference, self.rows, z, xi)
-        own_D = squares(x.unsqueeze(1) - own_y)
-        own_ratio = prior_over_mixture(0.5 * (squares(z) - squares(eps)) - log_s, alpha)
-
-        if from_prior is None:
-            share, own_share = alpha / l, (1 - alpha) / c
-            distances = torch.cat([D, own_D], dim=1)
-        else:
-            used, at_index = own_draws(from_prior, own_D)
-            share, own_share = from_prior / l, used / l
-            distances = torch.where(from_prior, D, at_index)
-        scale = math.log(l + 1) / kernels.median(distances, self.bandwidth)
-        w = torch.exp(-scale * D) * ratio * share
-        own_w = torch.exp(-scale * own_D) * own_ratio * own_share
-        return w @ f + (own_w.unsqueeze(-1) * own_f).sum(-2)
-
-
-def in_chunks(
-    function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], rows: int, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``function(a, b)`` for ``rows`` rows at a time: bounds the memory of what it computes on the way."""
-    parts = [function(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows)]
-    first, second = zip(*parts, strict=True)
-    return torch.cat(first), torch.cat(second)
-
-
-def own_draws(from_prior: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of each row's c Gaussian draws are used, [N, c], and ``values`` [N, c] of the draw at each index i, [N, l].
-
-    The t-th index of a row that is not from the prior takes the row's t-th draw; with as many draws as indices each
-    index has its own.  Entries at indices from the prior are meaningless.
-    """
-    l, c = from_prior.shape[-1], values.shape[-1]
-    if c == l:
-        return ~from_prior, values
-    rank = (~from_prior).cumsum(-1)
-    used = torch.arange(c, device=values.device) < rank[..., -1:]
-    return used, values.gather(-1, (rank - 1).clamp(0, c - 1))
-
-
-def squares(v: Tensor) -> Tensor:
-    """|v|^2 over the last dimension; coordinate by coordinate where there are few: a sum over 2 or 3 is slow."""
-    if v.shape[-1] > 4:
-        return v.square().sum(-1)
-    total = v[..., 0].square()
-    for i in range(1, v.shape[-1]):
-        total = total + v[..., i].square()
-    return total
-
-
-def whitened(z: Tensor, m: Tensor, s: Tensor) -> Tensor:
-    """|(z_i - m_j) / s_j|^2 for all pairs; z [l, k], m and s [N, k] -> [N, l]."""
-    if z.shape[-1] > 4:
-        return ((z - m.unsqueeze(-2)) / s.unsqueeze(-2)).square().sum(-1)
-    r = 1 / s
-    total = ((z[:, 0] - m[:, :1]) * r[:, :1]).square()
-    for i in range(1, z.shape[-1]):
-        total = total + ((z[:, i] - m[:, i : i + 1]) * r[:, i : i + 1]).square()
-    return total
+        N, k, d = len(x), self.q.noise_dim, self.q.dim
+        p, factor = self.target.subsample(noise), anneal(clock, self.anneal)
+        prior = noise.normal(self.latents, k), noise.normal(self.latents, d)  # z and xi, shared by all x_j
+        u = noise.uniform(N, self.latents) if self.own == 0 else None
+        draws = noise.normal(N, self.slots, k), noise.normal(N, self.slots, d)
+        moments = self.proposal(x)
+        if direction_backend(self) == "fused":
+            return fused(self, factor, x, moments, prior, u, draws)
+        return dense(self, p, factor, x, moments, prior, u, draws)

@@ -43,7 +43,9 @@ def in_place(
 def trace(program: Program, state: State, noise: list[Tensor], moving: Moving = None) -> GraphModule:
     """The iteration as one aten-level graph; the state's values are left as they were."""
     values = [value.clone() for value in state.values()]
-    return make_fx(in_place(program, state, noise, moving))(values, noise)
+    graph = make_fx(in_place(program, state, noise, moving))(values, noise)
+    graph.program = program  # an operation of the graph may call back into the method (methods.live)
+    return graph
 
 
 def build(

@@ -1,0 +1,242 @@
+"""The direction Delta(x_j) of KPG-IS as one operation without gradients.
+
+    z'_ji ~ alpha_j q(z') + (1 - alpha_j) N(m_j, s_j^2),   x'_ji = mu(z'_ji) + sigma xi_ji
+    Delta(x_j) = (1 / l) sum_i k(x_j, x'_ji) q(z'_ji) / tau(z'_ji | x_j) (s_c - s_p)(x'_ji)
+
+Two implementations give the same numbers from the same draws, to float rounding.  ``dense`` evaluates every Gaussian
+draw that could be used and masks the others (batched torch, any device).  The fused one (CPU, float32) works seed by
+seed: it packs the draws that are used, evaluates network and score on blocks that stay in the cache, and weighs them in
+C++ (``kpg_native``).  It is one opaque node of a traced program and calls the method's network and the target's score
+when it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from methods import kernels, kpg_native, live
+from methods.families import SemiImplicit
+from methods.proposal import prior_over_mixture
+from targets.base import Target
+
+BLOCK = 4096
+"""Gaussian draws whose activations are held at once by the fused implementation: about a core's share of the cache."""
+
+
+class Draws(Protocol):
+    """What the operation needs of the method."""
+
+    q: SemiImplicit
+    target: Target
+    bandwidth: kernels.Bandwidth
+    rows: int
+
+
+def direction_backend(method: Draws) -> Literal["fused", "torch"]:
+    """Which implementation is taken, for the run record and while tracing.
+
+    The fused one calls the target when it runs, so it wants a score of closed form and the same target in every step;
+    a target whose evaluations are being counted is given all of them.
+    """
+    parameter, target = method.q.log_var, method.target
+    if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+        return "torch"
+    if type(method.q).forward is not SemiImplicit.forward or "score" in target.__dict__:
+        return "torch"
+    if type(target).score is Target.score or type(target).subsample is not Target.subsample:
+        return "torch"
+    return "fused" if kpg_native.LIBRARY.get() is not None else "torch"
+
+
+# ---- dense
+
+
+def dense(
+    method: Draws,
+    p: Target,
+    factor: Tensor | float,
+    x: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor],
+    prior: tuple[Tensor, Tensor],
+    u: Tensor | None,
+    draws: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The direction at x [N, d], written for one seed.
+
+    Args:
+        method: its q, bandwidth and chunk size.
+        p: the target as this loss sees it.
+        factor: of the target's score.
+        x: points.
+        moments: m [N, k], s [N, k] and alpha [N, 1] of the proposal.
+        prior: z [l, k] and xi [l, d] of the draws shared by all x_j.
+        u: uniforms [N, l] that choose the component; None: stratified, all draws are used.
+        draws: eps [N, c, k] and xi [N, c, d] of each row's Gaussian draws.
+    """
+    (m, s, alpha), (eps, xi), z = moments, draws, prior[0]
+    l, c = len(z), eps.shape[-2]
+    log_s = s.log().sum(-1, keepdim=True)
+
+    def difference(z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """x' and s_c - s_p there, for rows z [n, ..., k]."""
+        y, minus_s_c = method.q(z, xi)
+        return y, -(minus_s_c + factor * p.score(y))
+
+    y, f = difference(*prior)
+    D = kernels.statistic("gaussian", x, y)
+    ratio = prior_over_mixture(0.5 * (squares(z) - whitened(z, m, s)) - log_s, alpha)
+
+    own_z = m.unsqueeze(1) + s.unsqueeze(1) * eps
+    own_y, own_f = in_chunks(difference, method.rows, own_z, xi)
+    own_D = squares(x.unsqueeze(1) - own_y)
+    own_ratio = prior_over_mixture(0.5 * (squares(own_z) - squares(eps)) - log_s, alpha)
+
+    if u is None:
+        share, own_share = alpha / l, (1 - alpha) / c
+        distances = torch.cat([D, own_D], dim=1)
+    else:
+        from_prior = u < alpha
+        used, at_index = own_draws(from_prior, own_D)
+        share, own_share = from_prior / l, used / l
+        distances = torch.where(from_prior, D, at_index)
+    scale = math.log(l + 1) / kernels.median(distances, method.bandwidth)
+    w = torch.exp(-scale * D) * ratio * share
+    own_w = torch.exp(-scale * own_D) * own_ratio * own_share
+    return w @ f + (own_w.unsqueeze(-1) * own_f).sum(-2)
+
+
+def in_chunks(
+    function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], rows: int, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``function(a, b)`` for ``rows`` rows at a time: bounds the memory of what it computes on the way."""
+    parts = [function(a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows)]
+    first, second = zip(*parts, strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+def own_draws(from_prior: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of each row's c Gaussian draws are used, [N, c], and ``values`` [N, c] of the draw at each index i, [N, l].
+
+    The t-th index of a row that is not from the prior takes the row's t-th draw; with as many draws as indices each
+    index has its own.  Entries at indices from the prior are meaningless.
+    """
+    l, c = from_prior.shape[-1], values.shape[-1]
+    if c == l:
+        return ~from_prior, values
+    rank = (~from_prior).cumsum(-1)
+    used = torch.arange(c, device=values.device) < rank[..., -1:]
+    return used, values.gather(-1, (rank - 1).clamp(0, c - 1))
+
+
+def squares(v: Tensor) -> Tensor:
+    """|v|^2 over the last dimension; coordinate by coordinate where there are few: a sum over 2 or 3 is slow."""
+    if v.shape[-1] > 4:
+        return v.square().sum(-1)
+    total = v[..., 0].square()
+    for i in range(1, v.shape[-1]):
+        total = total + v[..., i].square()
+    return total
+
+
+def whitened(z: Tensor, m: Tensor, s: Tensor) -> Tensor:
+    """|(z_i - m_j) / s_j|^2 for all pairs; z [l, k], m and s [N, k] -> [N, l]."""
+    if z.shape[-1] > 4:
+        return ((z - m.unsqueeze(-2)) / s.unsqueeze(-2)).square().sum(-1)
+    r = 1 / s
+    total = ((z[:, 0] - m[:, :1]) * r[:, :1]).square()
+    for i in range(1, z.shape[-1]):
+        total = total + ((z[:, i] - m[:, i : i + 1]) * r[:, i : i + 1]).square()
+    return total
+
+
+# ---- fused
+
+
+def fused(
+    method: Draws,
+    factor: Tensor | float,
+    x: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor],
+    prior: tuple[Tensor, Tensor],
+    u: Tensor | None,
+    draws: tuple[Tensor, Tensor],
+) -> Tensor:
+    """As ``dense``; the target is the method's own.
+
+    Raises:
+        KeyError: when the traced program outlives the method.
+    """
+    assert isinstance(method, torch.nn.Module)
+    weight = factor if isinstance(factor, Tensor) else x.new_full((), factor)
+    no_choice = x.new_empty(0, 0) if u is None else u
+    tensors = [x, weight, *moments, *prior, no_choice, *draws, *(p.detach() for p in method.q.parameters())]
+    return _direction([t.unsqueeze(0) for t in tensors], live.number(method)).squeeze(0)
+
+
+@torch.library.custom_op("sivibench::kpg_direction", mutates_args=())
+def _direction(tensors: list[Tensor], method: int) -> Tensor:
+    """The direction [S, N, d] from tensors [S, ...] in the order of ``fused``, and the method's number."""
+    out = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
+    for seed, result in enumerate(out):
+        _one_seed(live.module(method), [t[seed].contiguous() for t in tensors], result)
+    return out
+
+
+@_direction.register_fake
+def _(tensors, method):
+    return torch.empty(tensors[0].shape, dtype=tensors[0].dtype, device=tensors[0].device)
+
+
+@_direction.register_vmap
+def _(info, in_dims, tensors, method):
+    batched = [
+        (t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
+        for t, dim in zip(tensors, in_dims[0], strict=True)
+    ]
+    return _direction(batched, method).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _one_seed(method: Any, tensors: list[Tensor], out: Tensor) -> None:
+    x, factor, m, s, alpha, z, xi, choice, eps, own_xi, *parameters = tensors
+    names = [name for name, _ in method.q.named_parameters()]
+    u = choice if choice.numel() else None
+    (N, d), k, c = x.shape, m.shape[1], eps.shape[1]
+    most = N * (c if u is None else u.shape[1])
+    odds, count = x.new_empty(most), torch.empty(N, dtype=torch.int64)
+    own_y, own_f = x.new_empty(most, d), x.new_empty(most, d)
+    rows = max(1, BLOCK * N // most)
+    block_z, block_xi = x.new_empty(rows * most // N, k), x.new_empty(rows * most // N, d)
+
+    def difference(q: Callable[..., tuple[Tensor, Tensor]], z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        y, minus_s_c = q(z, xi)
+        return y, minus_s_c.add_(method.target.score(y).mul_(factor)).neg_()
+
+    def evaluate(q: Callable[..., tuple[Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
+        done = 0
+        for first in range(0, N, rows):
+            room = (block_z, block_xi, odds[done:], count)
+            n = kpg_native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
+            part = slice(done, done + n)
+            own_y[part], own_f[part] = difference(q, block_z[:n], block_xi[:n])
+            done += n
+        return done, *difference(q, z, xi)
+
+    n, y, f = functional_call(_With(method.q), {f"q.{a}": b for a, b in zip(names, parameters, strict=True)}, evaluate)
+    kpg_native.weigh(x, u, (alpha, m, s), (z, y, f), (own_y[:n], own_f[:n], odds, count), c, method.bandwidth, out)
+
+
+class _With(torch.nn.Module):
+    """Calls a function with ``q`` while ``functional_call`` has replaced q's parameters."""
+
+    def __init__(self, q: torch.nn.Module) -> None:
+        super().__init__()
+        self.q = q
+
+    def forward(self, function: Callable) -> Any:
+        return function(self.q)

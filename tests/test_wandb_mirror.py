@@ -159,7 +159,7 @@ def test_without_a_server_runs_stay_offline_and_sync_uploads_them(tmp_path, serv
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
     config = config_of(tmp_path, "online", PATIENT)
-    store, told = Store(config.results), []
+    told = []
     monkeypatch.setenv("WANDB_BASE_URL", dead)
     records = execute(config, fit=fit, progress=told.append)
     assert [record["status"] for record in records] == ["done", "done"]

@@ -47,7 +47,7 @@ class Server:
     """The server; a context manager.  While ``answering`` is not set it accepts connections and says nothing."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, Run] = {"artifacts": Run("artifacts")}
+        self.runs: dict[str, Run] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.lock, self.answering = threading.Lock(), threading.Event()
         self.answering.set()
@@ -179,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._body()
         _, _, run, name = self.path.split("/", 3)
-        self.server_.runs[run].files.add(name)
+        if run in self.server_.runs:  # else a file of an artifact
+            self.server_.runs[run].files.add(name)
         self._answer({})
 
     def do_POST(self) -> None:

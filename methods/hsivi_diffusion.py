@@ -68,7 +68,15 @@ class HSIVIDiffusion(Method):
     paper_name = "HSIVI-SM"
     needs = frozenset({"noised"})
     data_free: ClassVar[bool] = True
-    cheap = {"nfe": 2, "eta": (1.0,), "trajectories": 32, "hidden": (16,), "critic": (16,), "critic_first": 0}
+    cheap = {
+        "nfe": 2,
+        "eta": (1.0,),
+        "trajectories": 32,
+        "hidden": (16,),
+        "critic": (16,),
+        "critic_steps": 1,
+        "critic_first": 0,
+    }
 
     def __init__(
         self,

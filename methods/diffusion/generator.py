@@ -49,7 +49,7 @@ class Generator(Method):
 
     needs = frozenset({"noised"})
     data_free: ClassVar[bool] = True
-    cheap = {"batch": 32, "hidden": (16,), "critic": (16,), "critic_first": 0}
+    cheap = {"batch": 32, "hidden": (16,), "critic": (16,), "critic_steps": 1, "critic_first": 0}
 
     def __init__(
         self,

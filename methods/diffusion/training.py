@@ -1,4 +1,4 @@
-"""What the distillation methods share in training: options of the optimisers, their schedule, the critic's head start."""
+"""What the distillation methods share in training: the optimisers, their schedule, the critic's head start."""
 
 from __future__ import annotations
 

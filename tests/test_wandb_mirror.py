@@ -200,6 +200,25 @@ def test_a_server_that_stops_answering_costs_the_wait_and_nothing_else(tmp_path,
     assert history(server.runs[config.run_id(0)]) == content.rows(finished(config, 0)["curve"])
 
 
+def test_push_says_what_is_wrong_before_it_does_anything(tmp_path, monkeypatch, capsys):
+    config = config_of(tmp_path, "disabled")
+    execute(config, fit=fit)
+    for overrides, word in (
+        (["method=nope"], "says nothing about W&B"),
+        (["wandb.nope=1"], "nope"),
+        (["wandb.mode=later"], "wandb.mode=later is not a choice"),
+        (["wandb.mode=disabled"], "nothing may be mirrored"),
+        (["wandb.mode=online"], "no key for https://api.wandb.ai"),
+    ):
+        assert main(["wandb", "push", *overrides, "--results", config.results]) == 2
+        assert word in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # discard: nobody listens
+    assert main(["wandb", "push", "--results", config.results]) == 2
+    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert not (Store(config.results).artifacts / "mirror").exists()
+
+
 def test_what_goes_wrong_at_the_start_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
     config = config_of(tmp_path, "online")
 

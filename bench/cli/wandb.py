@@ -7,16 +7,13 @@ import sys
 
 from bench.cli.inspection import name_unreadable, store_of
 from bench.cli.parser import print_json
-from bench.config.compose import compose
 from bench.errors import UserError
+from bench.mirror.options import wandb_settings
 from bench.mirror.push import push, sync
 
 
 def wandb(args: argparse.Namespace) -> int:
     """Mirror records or upload offline runs; 1 if some are left or a record is unreadable."""
-    wrong = [text for text in args.overrides if not text.startswith("wandb.")]
-    if wrong:
-        raise UserError(f"{wrong[0]!r} says nothing about W&B", "give wandb.project=..., wandb.mode=offline, ...")
     store, code = store_of(args), 0
 
     def tell(line: str) -> None:
@@ -27,8 +24,7 @@ def wandb(args: argparse.Namespace) -> int:
             raise UserError("`wandb sync` uploads all offline runs as they are", "leave out overrides and filters")
         counts = sync(store, tell=tell)
     else:
-        settings = compose(args.overrides).wandb
-        assert settings is not None
+        settings = wandb_settings(args.overrides)
         if settings["mode"] == "disabled" and not any(text.startswith("wandb.mode=") for text in args.overrides):
             settings = {**settings, "mode": "auto"}  # WANDB_MODE is about runs; this command was asked for
         records, unreadable = store.load(target=args.target or "*", method=args.method or "*")

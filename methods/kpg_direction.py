@@ -5,9 +5,9 @@
 
 Two implementations give the same numbers from the same draws, to float rounding.  ``dense`` evaluates every Gaussian
 draw that could be used and masks the others (batched torch, any device).  The fused one (CPU, float32) works seed by
-seed: it packs the draws that are used, evaluates network and score on blocks that stay in the cache, and weighs them in
-C++ (``kpg_native``).  It is one opaque node of a traced program and calls the method's network and the target's score
-when it runs.
+seed: in C++ (``kpg_native``) it packs the draws that are used, passes them through the network in strips and weighs
+them; the score is evaluated on blocks that stay in the cache.  It is one opaque node of a traced program, which calls
+the target when it runs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from methods import kernels, kpg_native, live
 from methods.families import SemiImplicit
 from methods.proposal import prior_over_mixture
 from targets.base import Target
 
-BLOCK = 4096
-"""Gaussian draws whose activations are held at once by the fused implementation: about a core's share of the cache."""
+BLOCK = 1 << 14
+"""Gaussian draws that the fused implementation passes to the target's score at once."""
 
 
 class Draws(Protocol):
@@ -47,11 +46,19 @@ def direction_backend(method: Draws) -> Literal["fused", "torch"]:
     parameter, target = method.q.log_var, method.target
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         return "torch"
-    if type(method.q).forward is not SemiImplicit.forward or "score" in target.__dict__:
+    if type(method.q).forward is not SemiImplicit.forward or _layers(method.q) is None or "score" in target.__dict__:
         return "torch"
     if type(target).score is Target.score or type(target).subsample is not Target.subsample:
         return "torch"
     return "fused" if kpg_native.LIBRARY.get() is not None else "torch"
+
+
+def _layers(q: SemiImplicit) -> list[Tensor] | None:
+    """Weights and biases of a ReLU network mu in turn; None for any other."""
+    linear, between = list(q.mean)[::2], list(q.mean)[1::2]
+    if not all(isinstance(m, nn.Linear) for m in linear) or not all(isinstance(m, nn.ReLU) for m in between):
+        return None
+    return [t for m in linear for t in (m.weight, m.bias)]  # type: ignore[misc]
 
 
 # ---- dense
@@ -172,11 +179,12 @@ def fused(
     Raises:
         KeyError: when the traced program outlives the method.
     """
-    assert isinstance(method, torch.nn.Module)
+    layers = _layers(method.q)
+    assert isinstance(method, nn.Module) and layers is not None
     weight = factor if isinstance(factor, Tensor) else x.new_full((), factor)
     no_choice = x.new_empty(0, 0) if u is None else u
-    tensors = [x, weight, *moments, *prior, no_choice, *draws, *(p.detach() for p in method.q.parameters())]
-    return _direction([t.unsqueeze(0) for t in tensors], live.number(method)).squeeze(0)
+    tensors = [x, weight, *moments, *prior, no_choice, *draws, method.q.sigma, *layers]
+    return _direction([t.detach().unsqueeze(0) for t in tensors], live.number(method)).squeeze(0)
 
 
 @torch.library.custom_op("sivibench::kpg_direction", mutates_args=())
@@ -203,40 +211,29 @@ def _(info, in_dims, tensors, method):
 
 
 def _one_seed(method: Any, tensors: list[Tensor], out: Tensor) -> None:
-    x, factor, m, s, alpha, z, xi, choice, eps, own_xi, *parameters = tensors
-    names = [name for name, _ in method.q.named_parameters()]
+    x, factor, m, s, alpha, z, xi, choice, eps, own_xi, sigma, *layers = tensors
     u = choice if choice.numel() else None
-    (N, d), k, c = x.shape, m.shape[1], eps.shape[1]
-    most = N * (c if u is None else u.shape[1])
-    odds, count = x.new_empty(most), torch.empty(N, dtype=torch.int64)
-    own_y, own_f = x.new_empty(most, d), x.new_empty(most, d)
-    rows = max(1, BLOCK * N // most)
-    block_z, block_xi = x.new_empty(rows * most // N, k), x.new_empty(rows * most // N, d)
+    (N, d), (c, k) = x.shape, eps.shape[1:]
+    each = c if u is None else u.shape[1]  # Gaussian draws of a row at most
+    rows = min(N, max(1, BLOCK // each))
+    forward, score = kpg_native.Network(layers, sigma), method.target.score
 
-    def difference(q: Callable[..., tuple[Tensor, Tensor]], z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-        y, minus_s_c = q(z, xi)
-        return y, minus_s_c.add_(method.target.score(y).mul_(factor)).neg_()
+    def evaluate(z: Tensor, xi: Tensor, y: Tensor, f: Tensor) -> None:
+        """x' and s_c - s_p there, into y and f."""
+        forward(z, xi, y, f)
+        f.addcmul_(score(y), factor).neg_()
 
-    def evaluate(q: Callable[..., tuple[Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
-        done = 0
-        for first in range(0, N, rows):
-            room = (block_z, block_xi, odds[done:], count)
-            n = kpg_native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
-            part = slice(done, done + n)
-            own_y[part], own_f[part] = difference(q, block_z[:n], block_xi[:n])
-            done += n
-        return done, *difference(q, z, xi)
-
-    n, y, f = functional_call(_With(method.q), {f"q.{a}": b for a, b in zip(names, parameters, strict=True)}, evaluate)
+    y, f = torch.empty_like(xi), torch.empty_like(xi)
+    evaluate(z, xi, y, f)
+    own_y, own_f = x.new_empty(N * each, d), x.new_empty(N * each, d)
+    odds, count = x.new_empty(N * each), torch.empty(N, dtype=torch.int64)
+    block_z, block_xi = x.new_empty(rows * each, k), x.new_empty(rows * each, d)
+    n = 0
+    for first in range(0, N, rows):
+        room = (block_z, block_xi, odds[n:], count)
+        found = kpg_native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
+        part = slice(n, n + found)
+        if found:
+            evaluate(block_z[:found], block_xi[:found], own_y[part], own_f[part])
+        n += found
     kpg_native.weigh(x, u, (alpha, m, s), (z, y, f), (own_y[:n], own_f[:n], odds, count), c, method.bandwidth, out)
-
-
-class _With(torch.nn.Module):
-    """Calls a function with ``q`` while ``functional_call`` has replaced q's parameters."""
-
-    def __init__(self, q: torch.nn.Module) -> None:
-        super().__init__()
-        self.q = q
-
-    def forward(self, function: Callable) -> Any:
-        return function(self.q)

@@ -19,7 +19,7 @@ from methods.proposal import MixtureProposal, slots
 from targets.base import Target
 
 CHUNK = 1 << 20
-"""Largest number of activations per seed of one layer that are held at once: x_j is worked through in chunks (where the direction is not fused)."""
+"""Largest number of activations per seed of one layer that are held at once by the direction in plain torch."""
 
 
 @register(

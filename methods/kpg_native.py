@@ -1,8 +1,9 @@
-"""Calls of the two fused passes of KPG-IS (``kpg_pairs.cpp``), one seed at a time."""
+"""Calls of the fused passes of KPG-IS (``kpg_pairs.cpp``), one seed at a time."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,7 @@ LIBRARY = Library(
     headers=("stein_select.hpp",),
     functions={
         "sivibench_kpg_gather": [*[_INT64] * 6, *[_POINTER] * 10],
+        "sivibench_kpg_forward": [*[_INT64] * 2, *[_POINTER] * 8],
         "sivibench_kpg_direction": [*[_INT64] * 6, ctypes.c_int, *[_POINTER] * 13],
     },
 )
@@ -54,6 +56,31 @@ def gather(
     return native.sivibench_kpg_gather(
         first, last, l, eps.shape[1], m.shape[1], xi.shape[2], *(pointer(t) for t in tensors)
     )
+
+
+class Network:
+    """x' = mu(z) + sigma xi and u = xi / sigma for a ReLU network mu.
+
+    Args:
+        layers: weight [n_out, n_in] and bias [n_out] of each linear map, in turn; kept alive by this object.
+        sigma: [d].
+    """
+
+    def __init__(self, layers: Sequence[Tensor], sigma: Tensor) -> None:
+        weights, biases = layers[::2], layers[1::2]
+        widths = [weights[0].shape[1], *(w.shape[0] for w in weights)]
+        self._kept, self._count, self._sigma, self.dim = list(layers), len(weights), sigma, widths[-1]
+        self._widths = (ctypes.c_int64 * len(widths))(*widths)
+        self._weights = (ctypes.c_void_p * len(weights))(*map(pointer, weights))
+        self._biases = (ctypes.c_void_p * len(biases))(*map(pointer, biases))
+
+    def __call__(self, z: Tensor, xi: Tensor, y: Tensor, u: Tensor) -> None:
+        """Write x' and u for rows z [n, k], xi [n, d] to y and u, [n, d]."""
+        native = LIBRARY.get()
+        assert native is not None, "callers ask direction_backend() first"
+        parameters = (self._widths, self._weights, self._biases)
+        tensors = (self._sigma, z, xi, y, u)
+        native.sivibench_kpg_forward(len(z), self._count, *parameters, *(pointer(t) for t in tensors))
 
 
 def weigh(

@@ -1,5 +1,5 @@
-// The two passes of KPG-IS that are not the network or the score, for one seed on one CPU core, float32:
-// gather the Gaussian draws that are used, and weigh all draws into the direction.  The mathematics is that of
+// The passes of KPG-IS that are not the target's score, for one seed on one CPU core, float32: gather the Gaussian draws
+// that are used, map them through the network, and weigh all draws into the direction.  The mathematics is that of
 // `dense` in kpg_direction.py.  Plain C interface: compiled on first use (bench.native).
 #include <algorithm>
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "products.hpp"
 #include "stein_select.hpp"
 
 namespace {
@@ -85,6 +86,40 @@ extern "C" int sivibench_kpg_gather(int64_t first, int64_t last, int64_t l, int6
         count[j] = n - before;
     }
     return static_cast<int>(n);
+}
+
+// x' = mu(z) + sigma xi and u = xi / sigma at n rows, [n, d] each; mu a ReLU network of `layers` linear maps from
+// widths[i] to widths[i + 1] values, weights[i] row-major.  A strip of draws passes all layers before the next one.
+extern "C" int sivibench_kpg_forward(int64_t n, int64_t layers, const int64_t* widths, const float* const* weights,
+                                     const float* const* biases, const float* sigma, const float* z, const float* xi,
+                                     float* y, float* u) {
+    static thread_local std::vector<float> strips;
+    constexpr int64_t VECTORS = 12, STRIP = VECTORS * WIDTH<float>;
+    const int64_t widest = *std::max_element(widths, widths + layers + 1), k = widths[0], d = widths[layers];
+    if (static_cast<int64_t>(strips.size()) < 2 * widest * STRIP) strips.resize(2 * widest * STRIP);
+    float *here = strips.data(), *there = here + widest * STRIP;
+    for (int64_t first = 0; first < n; first += STRIP) {
+        const int64_t rows = std::min(STRIP, n - first);
+        for (int64_t a = 0; a < k; ++a)
+            for (int64_t i = 0; i < STRIP; ++i) here[a * STRIP + i] = i < rows ? z[(first + i) * k + a] : 0.0f;
+        for (int64_t layer = 0; layer < layers; ++layer) {
+            const float* bias = biases[layer];
+            const float lowest = layer + 1 < layers ? 0.0f : -std::numeric_limits<float>::max();
+            const Vector<float> floor = Vector<float>{} + lowest;
+            product<float>(widths[layer + 1], VECTORS, widths[layer], weights[layer], widths[layer], 1, here, STRIP,
+                           [&](int64_t r, int64_t v, const Vector<float>& sum) {
+                               const Vector<float> value = sum + bias[r];
+                               store(there + r * STRIP + v * WIDTH<float>, value < floor ? floor : value);
+                           });
+            std::swap(here, there);
+        }
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t a = 0; a < d; ++a) {
+                const int64_t at = (first + i) * d + a;
+                y[at] = here[a * STRIP + i] + sigma[a] * xi[at], u[at] = xi[at] / sigma[a];
+            }
+    }
+    return 0;
 }
 
 // Direction [N, d] from the shared draws (z, y, f; l rows) and the packed ones (own_y, own_f, odds; n rows, count[j] of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +12,14 @@ from torch import Generator, Tensor
 from targets.diffusion.noised import Diffusable, Level, column
 
 Matrix = Sequence[Sequence[float]]
+
+MANY = 4096
+"""From so many numbers on, the score of few components in few dimensions is computed coordinate by coordinate."""
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor] | Tensor) -> Tensor:
+    """sum_i a_i b_i."""
+    return reduce(torch.add, (u * v for u, v in zip(a, b, strict=True)))
 
 
 class GaussianMixture(Diffusable):
@@ -75,8 +84,22 @@ class GaussianMixture(Diffusable):
 
     def score(self, x: Tensor) -> Tensor:
         """sum_k r_k(x) S_k^{-1}(m_k - x) with responsibilities r_k; [..., d] -> [..., d]."""
+        if x.numel() >= MANY and self.dim <= 3 and len(self.means) <= 4:
+            return torch.stack(self._score_by_coordinate(x.unbind(-1)), dim=-1)
         log_joint, scores = self._components(x)
         return (torch.softmax(log_joint, dim=-1).unsqueeze(-1) * scores).sum(-2)
+
+    def _score_by_coordinate(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """``score`` from and to coordinates [...]: more operations, but none along a dimension of 2 or 3 (slow)."""
+        components = []
+        for constant, mean, precision in zip(self.log_constants, self.means, self.precisions, strict=True):
+            offsets = [a - m for a, m in zip(x, mean, strict=True)]
+            scores = [_dot(offsets, row).neg() for row in precision]
+            components.append((constant + 0.5 * _dot(offsets, scores), scores))
+        highest = reduce(torch.maximum, (log_joint for log_joint, _ in components)).detach()
+        weights = [torch.exp(log_joint - highest) for log_joint, _ in components]
+        total = reduce(torch.add, weights)
+        return [_dot(weights, [s[a] for _, s in components]) / total for a in range(len(x))]
 
     def _noised_components(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         """As ``_components`` with means alpha m_k and covariances alpha^2 S_k + sigma^2 I, diagonal in S_k's axes."""

@@ -192,7 +192,7 @@ class Program:
         gradient, loss, changed = self._evaluate(player, state, clock, normals, uniforms)
         finite = torch.isfinite(loss) & torch.isfinite(gradient).all(dim=1)
         for value in changed.values() if player.loss is None else ():  # an update has no loss that could tell
-            finite = finite & torch.isfinite(value).flatten(1).all(dim=1)
+            finite = finite & torch.isfinite(value).reshape(len(value), -1).all(dim=1)
         alive = state["alive"] & finite
         state["died"] = torch.where(state["alive"] & ~finite, state["step"], state["died"])
         state["alive"] = alive

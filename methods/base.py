@@ -141,7 +141,8 @@ class Method(nn.Module):
     """Names of registered buffers that are per-seed state, changed by what a loss or update returns."""
 
     trained: ClassVar[bool] = True
-    """False for samplers without parameters (solver baselines): ``players`` is empty and nothing is fitted."""
+    """False for samplers without parameters (solver baselines): ``players`` is empty, nothing is fitted, and
+    ``train.iterations`` counts as 1 whatever was asked for."""
 
     cheap: ClassVar[Mapping[str, Any]] = {}
     """Hyper-parameters of a cheap instance (small batches, few layers, short chains); the contract tests use it."""

@@ -20,7 +20,7 @@ from methods.optim import SGD, Adam, RMSprop
 from targets.base import Target
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
-METHODS = sorted(entries("method"))
+METHODS = sorted(name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True))
 
 
 def small(name: str) -> dict:

@@ -71,6 +71,10 @@ def make_config(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     parts: dict[str, Any] = {key: values[key] for key in IDENTITY}
     for kind in ("method", "target"):
         parts[kind] = {**values[kind], "version": registry.get(kind, values[kind]["name"]).version}
+    if not getattr(registry.get("method", values["method"]["name"]).obj, "trained", True):
+        # nothing is fitted: settings of training must not tell two runs apart
+        parts["train"] = {**parts["train"], "iterations": 1}
+        parts["eval"] = {**parts["eval"], "curve_points": 0}
     config = Config(
         **parts,
         seeds=parse_seeds(values["seeds"] if values["seed"] is None else [values["seed"]]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -86,9 +87,9 @@ class _Evaluation:
     def __init__(self, config: Config, target: Target, template: Method, seeds: Sequence[int]) -> None:
         self.config, self.target, self.seeds = config, target, list(seeds)
         self.method = initialise(lambda: build_method(config, target), seeds[:1])[0]
-        parameter = next(template.parameters())
-        self.method.to(parameter.device, parameter.dtype)
-        self.device = parameter.device
+        tensor = next(chain(template.parameters(), template.buffers()))  # a sampler may have no parameters
+        self.method.to(tensor.device, tensor.dtype)
+        self.device = tensor.device
         iterations, points = config.train["iterations"], config.eval["curve_points"]
         followed = bool(target.curve_metric)
         self.steps = sorted({max(1, round(iterations * (i + 1) / points)) for i in range(points)}) if followed else []

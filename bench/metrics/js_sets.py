@@ -17,7 +17,7 @@ from targets.base import Target
 
 
 def quantile_box(x: Tensor, tail: float, margin: float) -> Window:
-    """Per axis the ``tail`` and 1 - ``tail`` quantiles of [n, 2], each moved outwards by ``margin`` of their distance."""
+    """Per axis the ``tail`` and 1 - ``tail`` quantiles of [n, 2], each moved out by ``margin`` of their distance."""
     levels = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     low, high = torch.quantile(x.double(), levels, dim=0)
     slack = margin * (high - low)

@@ -15,7 +15,7 @@ LIBRARY = Library(
     "stein",
     "the fused Stein pass",
     Path(__file__).with_name("stein_pairs.cpp"),
-    headers=("stein_select.hpp",),
+    headers=("stein_select.hpp", "stein_profile.hpp", "stein_wide.hpp"),
     functions={"sivibench_stein_pairs": [*[ctypes.c_int64] * 4, *[ctypes.c_int] * 3, *[ctypes.c_void_p] * 9]},
 )
 

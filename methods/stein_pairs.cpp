@@ -9,63 +9,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#include "stein_select.hpp"
+#include "stein_profile.hpp"
+#include "stein_wide.hpp"
 
 namespace {
 
-enum Kernel { GAUSSIAN = 0, IMQ = 1, LAPLACE = 2, RIESZ = 3 };
-enum Bandwidth { EXACT = 0, DETACHED = 1, BISECTION = 2 };
-
-constexpr float FAR = 1e30f;            // statistic of padded columns: above every median we accept
-constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
-constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
-constexpr int ROWS = 4;                 // rows per block: shares the loads of y, g and their gradients
-constexpr int FLUSH = 64;               // rows summed in float before they are added to a double
-
-inline bool finite_all(const float* v, int64_t n) {
-    int bad = 0;  // by bits: does not depend on how the compiler treats NaN
-    for (int64_t i = 0; i < n; ++i) {
-        int32_t b;
-        std::memcpy(&b, v + i, 4);
-        bad |= (b & 0x7f800000) == 0x7f800000;
-    }
-    return !bad;
-}
-
-// 2^t for t <= 0 (underflow stops at 2^-126): minimax of degree 5, relative error 1e-7
-inline float exp2_negative(float t) {
-    t = t > -126.0f ? t : -126.0f;
-    const int32_t n = static_cast<int32_t>(t - 0.5f);  // to nearest, as t <= 0
-    const float r = t - static_cast<float>(n);
-    float p = 0.00134004321f;
-    p = p * r + 0.00967603710f;
-    p = p * r + 0.0555032721f;
-    p = p * r + 0.240221074f;
-    p = p * r + 0.693147207f;
-    p = p * r + 1.00000008f;
-    const int32_t b = (n + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &b, 4);
-    return p * scale;
-}
-
-template <int KERNEL>
-inline void profile(float s, float& k, float& dk) {
-    if (KERNEL == GAUSSIAN || KERNEL == LAPLACE) {
-        k = exp2_negative(s * -1.44269504f);
-        dk = -k;
-    } else if (KERNEL == IMQ) {
-        k = 1.0f / std::sqrt(1.0f + s);
-        dk = -0.5f * k * k * k;
-    } else {
-        k = s;
-        dk = 1.0f;
-    }
-}
+constexpr int ROWS = 4;    // rows per block: shares the loads of y, g and their gradients
+constexpr int FLUSH = 64;  // rows summed in float before they are added to a double
 
 // derivative of the distance part of D in x, without its constant: x - y (the 2 comes later), or its sign
 template <int KERNEL>
@@ -73,8 +26,6 @@ inline float slope(float difference) {
     if (KERNEL == GAUSSIAN || KERNEL == IMQ) return difference;
     return static_cast<float>(difference > 0) - static_cast<float>(difference < 0);
 }
-
-inline float sign(float v) { return static_cast<float>(v > 0) - static_cast<float>(v < 0); }
 
 struct Work {  // reused between calls of a thread; nothing in it outlives one call's meaning
     std::vector<int32_t> room;
@@ -128,12 +79,9 @@ void one_seed(int64_t N, int64_t M, int64_t dim, int bandwidth, bool ustat, cons
         std::fill(row + M, row + Mp, FAR);
     }
 
-    // ---- pass 2: the median.  Padding lies above it, so ranks from below are those of the N M real values.
+    // ---- pass 2: the median
     if (static_cast<int64_t>(w.room.size()) < select_room(N * Mp)) w.room.resize(select_room(N * Mp));
-    int32_t bits = select(reinterpret_cast<const int32_t*>(D), N * Mp, (N * M - 1) / 2, w.room.data());
-    if (bandwidth == BISECTION) bits = (bits & -(1 << BISECTION_LOW_BITS)) | (1 << (BISECTION_LOW_BITS - 1));
-    float m;
-    std::memcpy(&m, &bits, 4);
+    float m = lower_median(D, N, M, Mp, bandwidth, w.room.data());
     if (!(m < FAR)) return fail();
     const bool through_median = bandwidth == EXACT && m > MEDIAN_FLOOR;
     const float median = m;
@@ -275,6 +223,14 @@ extern "C" int sivibench_stein_pairs(int64_t S, int64_t N, int64_t M, int64_t d,
                                    {one_seed<LAPLACE, 0>, one_seed<LAPLACE, 2>},
                                    {one_seed<RIESZ, 0>, one_seed<RIESZ, 2>}};
     if (kernel < 0 || kernel > 3) return 1;
+    if (d >= WIDE_DIM && (kernel == GAUSSIAN || kernel == IMQ)) {
+        static thread_local Wide wide;
+        const auto run = kernel == GAUSSIAN ? wide_seed<GAUSSIAN> : wide_seed<IMQ>;
+        for (int64_t s = 0; s < S; ++s)
+            run(N, M, d, bandwidth, ustat != 0, x + s * N * d, y + s * M * d, f + s * N * d, g + s * M * d, loss + s,
+                gx + s * N * d, gy + s * M * d, gf + s * N * d, gg + s * M * d, wide);
+        return 0;
+    }
     const Run run = runs[kernel][d == 2];
     for (int64_t s = 0; s < S; ++s)
         run(N, M, d, bandwidth, ustat != 0, x + s * N * d, y + s * M * d, f + s * N * d, g + s * M * d, loss + s,

@@ -27,8 +27,8 @@ struct Net {
 
     int64_t B, p, H, d, vectors, Hp;
     T gamma;
-    std::vector<T> w1, v1, c, open, w2, v2, M, scaled;
-    std::vector<Vector<T>> f;
+    Buffer<T> w1, v1, c, open, w2, v2, M, scaled;
+    Buffer<Vector<T>> f;
 
     Net(int64_t B, int64_t p, int64_t H, double gamma)
         : B(B), p(p), H(H), d(p * H + H + 1), vectors((H + WIDTH<T> - 1) / WIDTH<T>), Hp(vectors * WIDTH<T>),

@@ -3,8 +3,10 @@
 // Vectors are the compiler's own (GCC, Clang), as wide as the machine has them, so one text serves all processors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 namespace {
@@ -54,11 +56,36 @@ inline int64_t padded(int64_t n) {
     return padded(n, WIDTH<T>);
 }
 
+// Allocates on whole cache lines: a vector that straddles two of them costs twice.
+template <class T>
+struct OnLines {
+    using value_type = T;
+    OnLines() = default;
+    template <class U>
+    OnLines(const OnLines<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t(64)); }
+    bool operator==(const OnLines&) const { return true; }
+    bool operator!=(const OnLines&) const { return false; }
+};
+template <class T>
+using Buffer = std::vector<T, OnLines<T>>;
+
 // room for n values; what was in it before is of no meaning
 template <class T>
-inline T* room(std::vector<T>& v, int64_t n) {
+inline T* room(Buffer<T>& v, int64_t n) {
     if (static_cast<int64_t>(v.size()) < n) v.resize(n);
     return v.data();
+}
+
+// Keeps v in a register: gcc would otherwise load it again for each use, and loads are what the inner loop is short of.
+template <class V>
+inline __attribute__((always_inline)) void keep(V& v) {
+#if defined(__AVX__)
+    asm("" : "+v"(v));
+#else
+    (void)v;
+#endif
 }
 
 struct Multiply {
@@ -84,7 +111,7 @@ inline __attribute__((always_inline)) void block(int64_t inner, const T* a, int6
     for (int64_t k = 0; k < inner; ++k, a += column, b += ldb) {
         Vector<T> bk[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) bk[v] = load(b + v * WIDTH<T>);
+        for (int v = 0; v < V; ++v) bk[v] = load(b + v * WIDTH<T>), keep(bk[v]);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             const Vector<T> ar = a[r * row] - Vector<T>{};

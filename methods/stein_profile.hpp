@@ -1,0 +1,75 @@
+// What the passes over all pairs of the kernel Stein discrepancy share: kernels, the median, constants.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "stein_select.hpp"
+
+namespace {
+
+enum Kernel { GAUSSIAN = 0, IMQ = 1, LAPLACE = 2, RIESZ = 3 };
+enum Bandwidth { EXACT = 0, DETACHED = 1, BISECTION = 2 };
+
+constexpr float FAR = 1e30f;            // statistic of padded columns: above every median we accept
+constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
+constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
+
+inline bool finite_all(const float* v, int64_t n) {
+    int bad = 0;  // by bits: does not depend on how the compiler treats NaN
+    for (int64_t i = 0; i < n; ++i) {
+        int32_t b;
+        std::memcpy(&b, v + i, 4);
+        bad |= (b & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
+}
+
+// 2^t for t <= 0 (underflow stops at 2^-126): minimax of degree 5, relative error 1e-7
+inline float exp2_negative(float t) {
+    t = t > -126.0f ? t : -126.0f;
+    const int32_t n = static_cast<int32_t>(t - 0.5f);  // to nearest, as t <= 0
+    const float r = t - static_cast<float>(n);
+    float p = 0.00134004321f;
+    p = p * r + 0.00967603710f;
+    p = p * r + 0.0555032721f;
+    p = p * r + 0.240221074f;
+    p = p * r + 0.693147207f;
+    p = p * r + 1.00000008f;
+    const int32_t b = (n + 127) << 23;
+    float scale;
+    std::memcpy(&scale, &b, 4);
+    return p * scale;
+}
+
+template <int KERNEL>
+inline void profile(float s, float& k, float& dk) {
+    if (KERNEL == GAUSSIAN || KERNEL == LAPLACE) {
+        k = exp2_negative(s * -1.44269504f);
+        dk = -k;
+    } else if (KERNEL == IMQ) {
+        k = 1.0f / std::sqrt(1.0f + s);
+        dk = -0.5f * k * k * k;
+    } else {
+        k = s;
+        dk = 1.0f;
+    }
+}
+
+// The lower median of the N M real values of D [N, Mp], whose padding lies above it, as the bandwidth rule wants it.
+// `room` holds at least select_room(N Mp).
+inline float lower_median(const float* D, int64_t N, int64_t M, int64_t Mp, int bandwidth, int32_t* room) {
+    // ranks from below are those of the real values
+    int32_t bits = select(reinterpret_cast<const int32_t*>(D), N * Mp, (N * M - 1) / 2, room);
+    if (bandwidth == BISECTION) bits = (bits & -(1 << BISECTION_LOW_BITS)) | (1 << (BISECTION_LOW_BITS - 1));
+    float m;
+    std::memcpy(&m, &bits, 4);
+    return m;
+}
+
+inline float sign(float v) { return static_cast<float>(v > 0) - static_cast<float>(v < 0); }
+
+}  // namespace

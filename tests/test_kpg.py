@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
 import torch
 
 from bench.errors import UserError
+from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
-from methods import kernels
+from methods import kernels, kpg_direction, live
 from methods.base import Clock
 from methods.kpg import KPG
+from methods.kpg_direction import direction_backend
 from methods.kpg_is import KPGIS
 from methods.proposal import MixtureProposal, prior_over_mixture, slots
 from methods.repulsion import stein_direction
 from methods.stein import stein_discrepancy
 from methods.svgd import SVGD, AmortisedSVGD
 from methods.uivi import UIVI
+from targets.base import Target
 from toy_gaussian import Gaussian
 
 
@@ -68,6 +72,76 @@ def test_gradient_equals_the_plain_autograd_version(method):
             assert (a - b).norm() <= 2e-4 * b.norm() + 1e-7
 
 
+FUSED = [
+    {},
+    {"latents": 33, "alpha_min": 0.8, "alpha_max": 0.85, "noise_dim": 6},
+    {"own": 7},
+    {"bandwidth": "bisection", "anneal": 0.5, "hidden": (17, 5, 9)},
+    {"hidden": (), "alpha_min": 0.999, "alpha_max": 0.9999},  # hardly a Gaussian draw
+]
+
+
+@pytest.mark.skipif(direction_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
+@pytest.mark.parametrize("options", FUSED, ids=lambda o: "-".join(o) or "default")
+def test_fused_direction_equals_the_dense_one(options, monkeypatch):
+    """Same draws, same numbers; alone, and under vmap beside another seed with other parameters."""
+    make = lambda: shaken(KPGIS(Gaussian(), **{"batch": 40, "latents": 50, **options}))  # noqa: E731
+    first, second = make(), shaken(make())
+    monkeypatch.setattr(kpg_direction, "BLOCK", 700)  # several blocks, the last one short
+    stacked = {n: torch.stack([a, dict(second.named_parameters())[n]]) for n, a in first.named_parameters()}
+
+    class Call(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.method = first
+
+        def forward(self, x, source):
+            return self.method.delta(x, source, clock())
+
+    def one(parameters, x, normals, uniforms):
+        values = {f"method.{n}": p for n, p in parameters.items()}
+        return torch.func.functional_call(Call(), values, (x, Replay(normals, uniforms)))
+
+    x, draws = noise("fused").normal(2, 40, 2), (noise("n").normal(2, 40_000), noise("u").uniform(2, 2000))
+    with torch.no_grad():
+        fused = torch.vmap(one)(stacked, x, *draws)
+        alone = [m.delta(x[i], Replay(draws[0][i], draws[1][i]), clock()) for i, m in enumerate((first, second))]
+        monkeypatch.setenv("SIVIBENCH_FUSED", "0")
+        assert first.operations() == {"kpg_direction": "torch"}
+        dense = torch.vmap(one)(stacked, x, *draws)
+    assert torch.equal(fused, torch.stack(alone))
+    # sums of 50 terms in float32; scaled by the largest, since small components are differences of large ones
+    assert (fused - dense).abs().max() < 1e-5 * dense.abs().max()
+
+
+@pytest.mark.skipif(direction_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
+def test_fused_direction_shows_divergence_and_passes_by_what_it_cannot_call():
+    method = KPGIS(Gaussian(), batch=10, latents=10)
+    with torch.no_grad():
+        x = noise("x").normal(10, 2)
+        x[3, 1] = math.nan
+        assert method.delta(x, noise("nan"), clock()).isnan().all()
+        method.q.log_var.fill_(math.nan)
+        assert method.delta(noise("x").normal(10, 2), noise("nan"), clock()).isnan().all()
+
+    class ByAutograd(Gaussian):
+        score = Target.score
+
+    assert direction_backend(KPGIS(ByAutograd())) == "torch" == direction_backend(method.double())
+
+
+def test_numbers_of_live_objects_are_reused_only_after_their_end():
+    gc.collect()
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    numbers = live.number(first), live.number(second)
+    assert numbers[0] != numbers[1] and live.number(first) == numbers[0] and live.module(numbers[1]) is second
+    del second
+    gc.collect()
+    with pytest.raises(KeyError):
+        live.module(numbers[1])
+    assert live.number(torch.nn.Linear(1, 1)) == numbers[1]
+
+
 def test_kpg_and_svgd_directions_agree_in_expectation():
     """E k(x, y) s_c(y | z) = -E grad_y k(x, y) (Stein's identity, y given z), so the two differ by noise only."""
     method = shaken(KPG(Gaussian(), batch=20))
@@ -96,6 +170,7 @@ def test_kpg_and_svgd_directions_agree_in_expectation():
 )
 def test_importance_weights_are_unbiased(monkeypatch, bounds, own):
     """With a constant bandwidth the weighted estimate has the mean of the direct one."""
+    monkeypatch.setenv("SIVIBENCH_FUSED", "0")  # whose median can be replaced; the fused one equals it (above)
     monkeypatch.setattr(kernels, "median", lambda D, bandwidth: torch.full_like(D[..., :1, :1], 8.0))
     latents = 200
     low, high = bounds

@@ -16,6 +16,7 @@ module keep equal for all solvers, and diffusers does not:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -85,6 +86,9 @@ class Solver(Method):
 
     def players(self) -> Sequence[Player]:
         return []
+
+    def operations(self) -> dict[str, str]:
+        return {"scheduler": f"{self.scheduler} of diffusers {importlib.metadata.version('diffusers')}"}
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.teacher]

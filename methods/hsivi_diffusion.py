@@ -52,7 +52,7 @@ class HSIVIDiffusion(Method):
         gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate`` (the code's per
             pixel), both learned.
         gamma_per_layer: learned factors differ between layers (the code shares them).
-        networks: one network per layer, or one ``shared`` network conditioned on the noise level (the code's).
+        network: one ``per_layer``, or one ``shared`` network conditioned on the noise level (the code's).
         hidden, critic: their widths.
         trajectories: batch, rows that run down the layers.
         rows: every trajectory trains ``all`` its layers, or one: ``antithetic`` draws it uniformly for the first half
@@ -90,7 +90,7 @@ class HSIVIDiffusion(Method):
         eta: tuple[float, ...] = (0.2,),
         gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
         gamma_per_layer: bool = False,
-        networks: Literal["per_layer", "shared"] = "per_layer",
+        network: Literal["per_layer", "shared"] = "per_layer",
         hidden: tuple[int, ...] = (64, 64, 64),
         critic: tuple[int, ...] = (64, 64, 64),
         trajectories: int = 128,
@@ -124,9 +124,9 @@ class HSIVIDiffusion(Method):
                 "a trained layer has eta=0, so no density and nothing to match",
                 "give a positive eta, or freeze the layers",
             )
-        self.networks, L, d = networks, len(self.trained), target.dim
-        self.student = nn.ModuleDict({"net": _network(networks, L, d, tuple(hidden))})
-        self.critic = _network(networks, L, d, tuple(critic))
+        L, d = len(self.trained), target.dim
+        self.student = nn.ModuleDict({"net": _network(network, L, d, tuple(hidden))})
+        self.critic = _network(network, L, d, tuple(critic))
         if gamma != "fixed":
             shape = (L if gamma_per_layer else 1, 1, d if gamma == "coordinate" else 1)
             self.student["scale"] = _LogGamma(shape)
@@ -144,6 +144,10 @@ class HSIVIDiffusion(Method):
 
     def operations(self) -> dict[str, str]:
         return {"training_data": "none"}
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Every evaluation of the student is one of the teacher plus its residual."""
+        return [self.teacher]
 
     def predicted(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
         """eps_phi(x, tau_k) of the i-th trained layer from the top, given eps*(x, tau_k)."""
@@ -236,14 +240,14 @@ def _network(kind: str, count: int, dim: int, hidden: tuple[int, ...]) -> nn.Mod
 
 
 def _one(net: nn.Module, x: Tensor, i: int, level: float) -> Tensor:
-    if isinstance(net, Stacked):
-        return net.one(x, i)
-    out: Tensor = net(x, x.new_full((), level))
+    """Network of the i-th trained layer, or the shared one at its level; [n, d] -> [n, d]."""
+    out: Tensor = net(x, x.new_full((), level)) if isinstance(net, Conditioned) else net.one(x, i)  # type: ignore
     return out
 
 
 def _all(net: nn.Module, x: Tensor, levels: list[float]) -> Tensor:
-    out: Tensor = net(x) if isinstance(net, Stacked) else net(x, x.new_tensor(levels).unsqueeze(-1))
+    """Block i of x through the i-th layer's network, or the shared one; [L, n, d] -> [L, n, d]."""
+    out: Tensor = net(x, x.new_tensor(levels).unsqueeze(-1)) if isinstance(net, Conditioned) else net(x)
     return out
 
 

@@ -32,6 +32,7 @@ class Sweep:
         exclude: patterns ``method/target`` (shell wildcards) of cells to leave out.
         results: results folder of this sweep, or None for the usual one.
         report: whether a report is written at the end.
+        replace: False: later lines add to what earlier lines say about the same method and target instead.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Sweep:
     exclude: list[str] = field(default_factory=list)
     results: str | None = None
     report: bool = False
+    replace: bool = True
 
 
 def load_sweep(name: str) -> Sweep:
@@ -58,7 +60,7 @@ def load_sweep(name: str) -> Sweep:
         merged = OmegaConf.merge(OmegaConf.structured(Sweep(path.stem, "", [])), values)
         sweep = OmegaConf.to_object(merged)
     except (YAMLError, OmegaConfBaseException, TypeError) as error:
-        keys = "title, overrides, exclude, results, report"
+        keys = "title, overrides, exclude, results, report, replace"
         raise UserError(f"cannot read the sweep {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
     assert isinstance(sweep, Sweep)
     if not sweep.overrides:

@@ -138,7 +138,8 @@ def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None)
             known = same.get(config.config_id)
             seeds = sorted({*known.seeds, *config.seeds}) if known else config.seeds
             same[config.config_id] = replace(config, seeds=seeds)
-        by_pair |= of_line
+        for pair, cells in of_line.items():
+            by_pair[pair] = cells if sweep.replace else by_pair.get(pair, {}) | cells
     return [config for configs in by_pair.values() for config in configs.values()]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import UserError
 from methods.base import Clock, Method, Noise, Player, require_positive
@@ -106,6 +106,10 @@ class Generator(Method):
 
     def operations(self) -> dict[str, str]:
         return {"training_data": "none"}
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Every evaluation of the student is one of the teacher plus its residual."""
+        return [self.teacher]
 
     def latents(self, n: int, noise: Noise) -> Tensor:
         """z: the start of the chain and the noise of its steps, from the top; [nfe, n, d]."""

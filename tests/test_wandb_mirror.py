@@ -79,7 +79,7 @@ def test_offline_runs_are_read_back_and_failed_attempts_share_the_id(tmp_path):
     store, told = Store(config.results), []
     with pytest.raises(Interrupted):
         execute(config, fit=interrupted)
-    assert ledger.offline_folders(store) == []  # nothing to show yet; the next attempt has it all
+    assert ledger.offline_folders(store.artifacts) == []  # nothing to show yet; the next attempt has it all
     with pytest.raises(RunFailed):
         execute(replace(config, seeds=[1]), fit=fit_raises)
     for seed in config.seeds:
@@ -88,7 +88,7 @@ def test_offline_runs_are_read_back_and_failed_attempts_share_the_id(tmp_path):
     execute(config, fit=fit, retry=True, progress=told.append)
     assert [line for line in told if "W&B" in line] == []
 
-    runs = [read(folder) for folder in ledger.offline_folders(store)]
+    runs = [read(folder) for folder in ledger.offline_folders(store.artifacts)]
     ids = [config.run_id(seed) for seed in (0, 1)]
     assert sorted(run.run.run_id for run in runs) == [ids[0], ids[1], ids[1]]
     failed = [run for run in runs if run.exit != 0]

@@ -93,7 +93,7 @@ def test_delivered_means_this_record_at_this_place(tmp_path):
     entry = ledger.Entry(record["run_id"], digest, "offline", "here", 101, "offline-run-x")
 
     def delivered(entry, mode="offline", place="here", record=digest):
-        return ledger.delivered(store, entry, record=record, mode=mode, place=place)
+        return ledger.delivered(store.artifacts, entry, record=record, mode=mode, place=place)
 
     assert not delivered(None)
     assert not delivered(entry)  # its folder has been deleted
@@ -101,10 +101,10 @@ def test_delivered_means_this_record_at_this_place(tmp_path):
     folder.mkdir(parents=True)
     (folder / "run-x.wandb").touch()
     assert delivered(entry) and not delivered(entry, mode="online")
-    ledger.mark_synced(store, entry.folder)
+    ledger.mark_synced(store.artifacts, entry.folder)
     assert delivered(entry, mode="online")
     online = replace(entry, mode="online", folder=None)
     assert delivered(online) and delivered(online, mode="online")
     assert not delivered(online, place="there") and not delivered(online, record=content.digest(record | {"seed": 1}))
-    ledger.write(store, online)
-    assert ledger.read(store, record["run_id"]) == online and ledger.read(store, "other") is None
+    ledger.write(store.artifacts, online)
+    assert ledger.read(store.artifacts, record["run_id"]) == online and ledger.read(store.artifacts, "other") is None

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.config import Config
 from bench.errors import RunFailed
-from bench.mirror import content, ledger
+from bench.mirror import content
 from bench.mirror.access import resolve
 from bench.store import Store
 
@@ -67,7 +67,7 @@ class Process:
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
-        job = {"mode": mode, "results": str(store.root.resolve())}
+        job = {"mode": mode, "folder": str(store.artifacts.resolve())}
         self.send(job={**job, **{key: wandb[key] for key in ("project", "entity", "artifacts")}})
 
     def send(self, **line: Any) -> None:
@@ -231,6 +231,3 @@ def _finish(mirror: Mirror | None, tell: Callable[[str], None]) -> None:
         tell(f"W&B: not mirrored: {type(error).__name__}: {error}")
     finally:
         mirror._process.kill()
-
-
-__all__ = ["Mirror", "Process", "current", "following", "ledger"]

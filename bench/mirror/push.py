@@ -50,8 +50,8 @@ def push(
     counts = {"online": 0, "offline": 0, "reused": 0, "left": 0}
     todo = []
     for record in records:
-        entry = None if again else ledger.read(store, record["run_id"])
-        if ledger.delivered(store, entry, record=content.digest(record), mode=mode, place=to):
+        entry = None if again else ledger.read(store.artifacts, record["run_id"])
+        if ledger.delivered(store.artifacts, entry, record=content.digest(record), mode=mode, place=to):
             counts["reused"] += 1
         else:
             todo.append(record)
@@ -86,18 +86,18 @@ def sync(store: Store, *, tell: Tell) -> dict[str, int]:
     Raises:
         UserError: no key, or no server.
     """
-    folders = ledger.offline_folders(store)
-    todo = [folder for folder in folders if not ledger.is_synced(store, folder.name)]
+    folders = ledger.offline_folders(store.artifacts)
+    todo = [folder for folder in folders if not ledger.is_synced(store.artifacts, folder.name)]
     if todo:
         require_server()
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
-        given = {key: value for key, value in os.environ.items() if key not in ("WANDB_MODE", "WANDB_DIR")}
+        given = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
         command = [sys.executable, "-P", "-m", "wandb", "sync", "--yes", *map(str, part)]
         try:
             done = subprocess.run(
                 command,
-                env=given | {"WANDB_ERROR_REPORTING": "false"},
+                env=given | {"WANDB_DIR": str(store.artifacts), "WANDB_ERROR_REPORTING": "false"},  # its logs go there
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -108,10 +108,10 @@ def sync(store: Store, *, tell: Tell) -> dict[str, int]:
         except subprocess.TimeoutExpired:
             said = "no end in time"
         for folder in part:
-            tell(f"{folder.name}  {'uploaded' if ledger.is_synced(store, folder.name) else 'left'}")
-        if not all(ledger.is_synced(store, folder.name) for folder in part):
+            tell(f"{folder.name}  {'uploaded' if ledger.is_synced(store.artifacts, folder.name) else 'left'}")
+        if not all(ledger.is_synced(store.artifacts, folder.name) for folder in part):
             tell(said.strip())
-    left = sum(not ledger.is_synced(store, folder.name) for folder in todo)
+    left = sum(not ledger.is_synced(store.artifacts, folder.name) for folder in todo)
     return {"uploaded": len(todo) - left, "reused": len(folders) - len(todo), "left": left}
 
 

@@ -1,6 +1,6 @@
 """The process that talks to W&B: ``python -m bench.mirror.worker``, fed with lines of JSON on its standard input.
 
-    {"job": {mode, project, entity, artifacts, results, limit, live}}   first, once
+    {"job": {mode, project, entity, artifacts, folder}}         first, once
     {"open": about}                       online and live: make the W&B run while the fit is under way
     {"run": run_id, "rows": [[step, {name: value}], ...]}               what is new in the history of an open run
     {"record": path}                      a finished run: the rest of its history, tables, figures, the end
@@ -36,20 +36,21 @@ class Worker:
     """W&B runs of one batched fit, or of records that are there already.
 
     Args:
-        job: ``mode`` (``online`` or ``offline``), ``project``, ``entity``, ``artifacts`` and ``results``.
+        job: ``mode`` (``online`` or ``offline``), ``project``, ``entity``, ``artifacts`` and the ``folder`` to keep
+            things in (``<results>/artifacts``).
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
         from bench.mirror import ledger
         from bench.mirror.access import answers, server
-        from bench.store import Store
 
-        self.job, self.store = job, Store(job["results"])
+        self.job, self.artifacts = job, Path(job["folder"])
         self.place = ledger.place(job["project"], job["entity"])
         self.online = job["mode"] == "online"
         if self.online and not answers(server()):
             self._offline(f"{server()} does not answer")
         self.runs: dict[str, Any] = {}
+        self.uploading: set[str] = set()
         self.next: dict[str, int] = {}
         import bench.mirror.figures  # noqa: F401  (slow to load: now, while the fit is under way)
 
@@ -63,8 +64,8 @@ class Worker:
             return
         quiet: dict[str, Any] = {"console": "off", "silent": True, "disable_git": True, "save_code": False}
         quiet |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
-        where = {"project": self.job["project"], "entity": self.job["entity"], "dir": str(self.store.artifacts)}
-        self.store.artifacts.mkdir(parents=True, exist_ok=True)
+        where = {"project": self.job["project"], "entity": self.job["entity"], "dir": str(self.artifacts)}
+        self.artifacts.mkdir(parents=True, exist_ok=True)
 
         def start(mode: str) -> Any:
             return wandb.init(
@@ -80,12 +81,13 @@ class Worker:
         if self.online:
             try:
                 run = start("online")
+                self.uploading.add(about["run_id"])
             except Exception as error:  # the client raises what it likes: no key, refused, timed out
                 self._offline(f"{type(error).__name__}: {error}")
         if run is None:
             run = start("offline")
         self.runs[about["run_id"]] = run
-        known = 0 if self.online else self._kept_offline(ledger.read(self.store, about["run_id"]))
+        known = 0 if self.online else self._kept_offline(ledger.read(self.artifacts, about["run_id"]))
         # What the server has already (or an earlier offline copy holds) is not sent again.
         self.next[about["run_id"]] = max(run.starting_step, known)
 
@@ -103,14 +105,12 @@ class Worker:
             What to tell the parent.
         """
         from bench.mirror import content, ledger
-        from bench.record import read_record
 
-        record = read_record(Path(path))
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
         run_id = record["run_id"]
-        before = ledger.read(self.store, run_id)
+        before = ledger.read(self.artifacts, run_id)
         self.open(content.about(record))
-        run, history = self.runs.pop(run_id), content.rows(record["curve"])
-        self.runs[run_id] = run
+        run, history = self.runs[run_id], content.rows(record["curve"])
         self.rows(run_id, history[:-1])
         last, values = history[-1] if history else (0, {})
         values = values if last >= self.next[run_id] else {}
@@ -126,14 +126,13 @@ class Worker:
         folder = Path(run.dir).parent
         run.finish(exit_code=int(record["status"] in ("failed", "timeout")))
         del self.runs[run_id]
-        mode = "online" if self.online else "offline"
-        entry = ledger.Entry(
-            run_id, content.digest(record), mode, self.place, step + 1, None if self.online else folder.name
-        )
-        if self.online and before is not None and before.place == self.place:
-            ledger.mark_synced(self.store, before.folder)
-        ledger.write(self.store, entry)
-        if self.online:
+        online = run_id in self.uploading
+        mode, kept = ("online", None) if online else ("offline", folder.name)
+        entry = ledger.Entry(run_id, content.digest(record), mode, self.place, step + 1, kept)
+        if online and before is not None and before.place == self.place:
+            ledger.mark_synced(self.artifacts, before.folder)
+        ledger.write(self.artifacts, entry)
+        if online:
             shutil.rmtree(folder, ignore_errors=True)  # the client's own copy; the record says the same
         return {"run": run_id, "mode": mode}
 
@@ -150,7 +149,7 @@ class Worker:
 
     def _kept_offline(self, entry: Any) -> int:
         there = entry is not None and entry.place == self.place and entry.folder is not None
-        return entry.next_step if there and (self.store.artifacts / "wandb" / entry.folder).is_dir() else 0
+        return entry.next_step if there and (self.artifacts / "wandb" / entry.folder).is_dir() else 0
 
     def _media(self, record: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
@@ -171,7 +170,7 @@ class Worker:
     def _artifact(self, run: Any, run_id: str) -> None:
         import wandb
 
-        path = self.store.parameters / f"{run_id}.safetensors"
+        path = self.artifacts / "parameters" / f"{run_id}.safetensors"
         if path.exists():  # parameters stay where the fit ran
             artifact = wandb.Artifact(f"parameters-{run_id}", type="parameters")
             artifact.add_file(str(path))

@@ -36,6 +36,9 @@ class CoSIM(Generator):
     """
 
     paper_name = "CoSIM"
+    cheap = {**Generator.cheap, "lr": 1e-2, "alpha": 1.0}
+
+    references: Tensor
 
     @with_options_of(Generator)
     def __init__(
@@ -77,8 +80,8 @@ class CoSIM(Generator):
         """x_0 from which x_t is made, without gradient; [n, d]."""
         if self.draws == "current":
             return self.generate(self.latents(self.batch, noise)).detach()
-        stored: Tensor = self.references
-        return stored[(noise.uniform(self.batch) * len(stored)).long().clamp(max=len(stored) - 1)]
+        count = len(self.references)
+        return self.references[(noise.uniform(self.batch) * count).long().clamp(max=count - 1)]
 
     def transition(self, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x_s and its noise eps, [n, d]; times s and t and the ratio sigma_s / alpha_s, [n]."""

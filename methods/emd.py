@@ -74,7 +74,7 @@ class EMD(Generator):
         removed = eps
         h, h_z = self.step_eps, self.step_z
         for _ in range(self.langevin):
-            x0, pull_back = torch.func.vjp(self.generate, z)
+            x0, pull_back = torch.func.vjp(self.generate, z)  # type: ignore[misc]
             gap = self.gap(alpha * x0 + sigma * eps, s, level, others, alpha, sigma)
             xi = math.sqrt(2 * h) * noise.normal(self.batch, self.target.dim)
             eps = eps + h * (gap - eps) + xi

@@ -74,9 +74,18 @@ class HSIVIDiffusion(Method):
         "trajectories": 32,
         "hidden": (16,),
         "critic": (16,),
-        "critic_steps": 1,
+        "critic_steps": 2,
         "critic_first": 0,
+        "warm_up": 1,
+        "lr": 1e-3,
+        "lr_critic": 5e-3,
+        "ema": 0.97,
     }
+
+    w_student: Tensor
+    w_critic: Tensor
+    landing_times: Tensor
+    landing_levels: Tensor
 
     def __init__(
         self,
@@ -118,13 +127,13 @@ class HSIVIDiffusion(Method):
         self.teacher = teacher_of(target, make_schedule(schedule))
         found = time_grid(grid, nfe, self.teacher.schedule, power=power, times=times)
         self.steps = Steps(found, self.teacher.schedule, tuple(eta))
-        self.trained = [k for k in range(nfe, frozen, -1)]  # from the top
-        if any(self.steps.sd[k] == 0 for k in self.trained):
+        self.learned = list(range(nfe, frozen, -1))  # from the top
+        if any(self.steps.sd[k] == 0 for k in self.learned):
             raise UserError(
                 "a trained layer has eta=0, so no density and nothing to match",
                 "give a positive eta, or freeze the layers",
             )
-        L, d = len(self.trained), target.dim
+        L, d = len(self.learned), target.dim
         self.student = nn.ModuleDict({"net": _network(network, L, d, tuple(hidden))})
         self.critic = _network(network, L, d, tuple(critic))
         if gamma != "fixed":
@@ -135,8 +144,13 @@ class HSIVIDiffusion(Method):
         self.training_options = Training(
             lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
         )
-        for name, kind in (("w_student", weight), ("w_critic", weight_critic)):
-            values = [_weight(kind, self.steps, k) for k in self.trained]
+        constants = {  # one row per trained layer, from the top
+            "w_student": [_weight(weight, self.steps, k) for k in self.learned],
+            "w_critic": [_weight(weight_critic, self.steps, k) for k in self.learned],
+            "landing_times": [float(self.steps.times[k - 1]) for k in self.learned],
+            "landing_levels": [self.steps.half_log_snr[k - 1] for k in self.learned],
+        }
+        for name, values in constants.items():
             self.register_buffer(name, torch.tensor(values).unsqueeze(-1))
 
     def players(self) -> Sequence[Player]:
@@ -151,11 +165,7 @@ class HSIVIDiffusion(Method):
 
     def predicted(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
         """eps_phi(x, tau_k) of the i-th trained layer from the top, given eps*(x, tau_k)."""
-        return eps + _one(self.student["net"], x, i, self._level(i, 0))
-
-    def _level(self, i: int, below: int) -> float:
-        """Half-log-SNR at tau_k (below = 0) or tau_{k-1} (below = 1) of the i-th trained layer."""
-        return self.steps.half_log_snr[self.trained[i] - below]
+        return eps + _one(self.student["net"], x, i, self.steps.half_log_snr[self.learned[i]])
 
     def gamma(self, i: int) -> Tensor | float:
         """The learned factor on the i-th trained layer's standard deviation, [1, 1 or d], or 1."""
@@ -169,7 +179,7 @@ class HSIVIDiffusion(Method):
         """All trained transitions of n trajectories, x_{k-1} and r, [L, n, d] each, from the top; detached inputs."""
         x = noise.normal(n, self.target.dim)
         points, residuals = [], []
-        for i, k in enumerate(self.trained):
+        for i, k in enumerate(self.learned):
             x = x.detach()
             z = noise.normal(n, self.target.dim)
             mean = self.steps.mean(k, x, self.predicted(i, x, self.teacher.eps(x, self.steps.times[k])))
@@ -181,18 +191,18 @@ class HSIVIDiffusion(Method):
 
     def teachers(self, x: Tensor) -> Tensor:
         """eps* at the landing points of the trained layers; [L, n, d] -> [L, n, d]."""
-        times = torch.tensor([float(self.steps.times[k - 1]) for k in self.trained], device=x.device, dtype=x.dtype)
-        return self.teacher.eps(x, times.unsqueeze(-1))
+        return self.teacher.eps(x, self.landing_times)
 
     def critics(self, x: Tensor) -> Tensor:
         """g = f - eps* at the landing points; [L, n, d] -> [L, n, d]."""
-        return _all(self.critic, x, [self._level(i, 1) for i in range(len(self.trained))])
+        out: Tensor = self.critic(x, self.landing_levels) if isinstance(self.critic, Conditioned) else self.critic(x)
+        return out
 
     def chosen(self, noise: Noise) -> Tensor | float:
         """Weights of the (layer, trajectory) pairs: all of them, or one layer per trajectory; [L, n]."""
         if self.rows == "all":
             return 1.0
-        L, n = len(self.trained), self.trajectories
+        L, n = len(self.learned), self.trajectories
         layer = (noise.uniform((n + 1) // 2) * L).long().clamp(max=L - 1)
         layer = torch.cat([layer, L - 1 - layer])[:n]
         index = torch.arange(L, device=layer.device).unsqueeze(-1)
@@ -217,7 +227,7 @@ class HSIVIDiffusion(Method):
         for k in range(self.nfe, 0, -1):
             eps = self.teacher.eps(x, self.steps.times[k])
             i = self.nfe - k
-            trained = i < len(self.trained)
+            trained = i < len(self.learned)
             x = self.steps.mean(k, x, self.predicted(i, x, eps) if trained else eps)
             if k > 1:
                 x = x + (self.gamma(i) if trained else 1.0) * self.steps.sd[k] * noise.normal(n, self.target.dim)
@@ -242,12 +252,6 @@ def _network(kind: str, count: int, dim: int, hidden: tuple[int, ...]) -> nn.Mod
 def _one(net: nn.Module, x: Tensor, i: int, level: float) -> Tensor:
     """Network of the i-th trained layer, or the shared one at its level; [n, d] -> [n, d]."""
     out: Tensor = net(x, x.new_full((), level)) if isinstance(net, Conditioned) else net.one(x, i)  # type: ignore
-    return out
-
-
-def _all(net: nn.Module, x: Tensor, levels: list[float]) -> Tensor:
-    """Block i of x through the i-th layer's network, or the shared one; [L, n, d] -> [L, n, d]."""
-    out: Tensor = net(x, x.new_tensor(levels).unsqueeze(-1)) if isinstance(net, Conditioned) else net(x)
     return out
 
 

@@ -28,6 +28,7 @@ class SiD(Generator):
     """
 
     paper_name = "SiD"
+    cheap = {**Generator.cheap, "weight": "eps"}
 
     @with_options_of(Generator)
     def __init__(

@@ -49,7 +49,19 @@ class Generator(Method):
 
     needs = frozenset({"noised"})
     data_free: ClassVar[bool] = True
-    cheap = {"batch": 32, "hidden": (16,), "critic": (16,), "critic_steps": 1, "critic_first": 0}
+    cheap = {
+        "batch": 32,
+        "hidden": (16,),
+        "critic": (16,),
+        "critic_steps": 1,
+        "critic_first": 0,
+        "warm_up": 1,
+        "lr": 5e-3,
+        "lr_critic": 1e-2,
+        "ema": 0.97,
+        "level_low": 50.0,
+        "level_high": 400.0,
+    }
 
     def __init__(
         self,

@@ -292,6 +292,7 @@ def test_the_cluster_is_torn_down_however_it_ends(cluster, number, tmp_path):
 
 
 def _using(conf: Path) -> list[int]:
-    from slurm.testcluster.processes import alive, carrying
+    from slurm.testcluster.processes import alive, carrying, working_in
 
-    return [pid for pid in carrying(SLURM_CONF=str(conf)) if alive(pid)]
+    found = [*carrying(SLURM_CONF=str(conf)), *working_in(conf.parents[1])]
+    return [pid for pid in found if alive(pid)]

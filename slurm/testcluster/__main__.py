@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from slurm.testcluster.cluster import Cluster, ClusterError, raise_on_sigterm
@@ -72,6 +73,9 @@ def _guard(home: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
     Cluster(home).down()
+    if home.parent.name.startswith("slurm-"):  # the temporary folder around it
+        with suppress(OSError):
+            home.parent.rmdir()
     return 0
 
 

@@ -124,6 +124,8 @@ class Cluster:
         daemons = [int(text) for path in (self.home / "run").glob("*.pid") if (text := _read(path)).isdigit()]
         processes.end(daemons)
         processes.kill(pid for pid in processes.carrying(SLURM_CONF=conf) if _is_of_a_job(pid))
+        # A slurmstepd hides its environment and waits for a controller for ever, in slurmd's working directory.
+        processes.kill(processes.working_in(self.home / "log"))
         shutil.rmtree(self.home, ignore_errors=True)
 
     def start_controller(self) -> None:

@@ -46,6 +46,18 @@ def carrying(**variables: str) -> Iterator[int]:
             yield pid
 
 
+def working_in(folder: Path) -> Iterator[int]:
+    """Pids of processes whose working directory is below ``folder``, this one excepted."""
+    for path in Path("/proc").iterdir():
+        with suppress(OSError):
+            if (
+                path.name.isdigit()
+                and (path / "cwd").readlink().is_relative_to(folder)
+                and int(path.name) != os.getpid()
+            ):
+                yield int(path.name)
+
+
 def called(*words: str) -> Iterator[int]:
     """Pids of processes whose command line contains all of ``words``, this one excepted."""
     for pid, content in _proc("cmdline"):

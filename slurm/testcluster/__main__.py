@@ -17,6 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from slurm.testcluster import processes
 from slurm.testcluster.cluster import Cluster, ClusterError, raise_on_sigterm
 from slurm.testcluster.settings import Settings
 
@@ -73,6 +74,8 @@ def _guard(home: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.buffer.read()
     Cluster(home).down()
+    # Clients that the dead process had started would ask for the controller for minutes.
+    processes.kill(processes.carrying(SLURM_CONF=str(home / "etc/slurm.conf")))
     if home.parent.name.startswith("slurm-"):  # the temporary folder around it
         with suppress(OSError):
             home.parent.rmdir()

@@ -33,8 +33,11 @@ class Draws(Protocol):
 
     q: SemiImplicit
     target: Target
-    bandwidth: kernels.Bandwidth
     rows: int
+
+    @property
+    def bandwidth(self) -> kernels.Bandwidth:
+        """Rule for the median."""
 
 
 def direction_backend(method: Draws) -> Literal["fused", "torch"]:

@@ -44,7 +44,7 @@ def trace(program: Program, state: State, noise: list[Tensor], moving: Moving = 
     """The iteration as one aten-level graph; the state's values are left as they were."""
     values = [value.clone() for value in state.values()]
     graph = make_fx(in_place(program, state, noise, moving))(values, noise)
-    graph.program = program  # an operation of the graph may call back into the method (methods.live)
+    graph.__dict__["program"] = program  # an operation of the graph may call back into the method (methods.live)
     return graph
 
 

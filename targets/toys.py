@@ -15,7 +15,7 @@ from bench.registry import register
 from targets.base import Target
 from targets.mixture import GaussianMixture
 
-TOY_METRICS = (
+TOY_METRICS: tuple[str, ...] = (
     "js_grid",
     "js_hist",
     "kl_forward_grid",

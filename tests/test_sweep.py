@@ -64,6 +64,12 @@ def test_a_later_line_refines_and_the_command_line_wins(write, results):
     assert plan.cells[0].config.train["iterations"] == 3
 
 
+def test_lines_add_cells_where_the_file_says_so(write, results):
+    same = "method=stub_plain target=stub_other seeds=1 train.iterations=7"
+    plan = make_plan(write(BOTH, same, same, replace="false"), results=results)
+    assert [cell.config.train["iterations"] for cell in plan.cells] == [10000, 10000, 7]
+
+
 def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, results):
     name = write("method=stub_plain,stub_hungry target=stub_gauss,stub_other", exclude='["*/stub_other"]')
     plan = make_plan(name, results=results)

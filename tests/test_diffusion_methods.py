@@ -159,7 +159,7 @@ def test_critics_loss_is_least_at_minus_sigma_times_the_score():
     for change in (0.0, 0.1, -0.1):
         critic = Linear(method.critic.weights + change * torch.eye(2), method.critic.biases + change)
         x, r = method.transitions(100_000, noise("critic"))
-        losses.append(float(regression(critic(x), method.teachers(x), r).mean()))
+        losses.append(float(regression(critic(x), method.teachers(x), r).mean().detach()))
     assert losses[0] < min(losses[1:])
     best = Linear(method.critic.weights.clone(), method.critic.biases.clone())
     x, r = (part.detach() for part in method.transitions(100_000, noise("critic")))
@@ -184,7 +184,7 @@ def test_best_layer_on_gaussian_data_recovers_mean_and_standard_deviation():
 
     optimiser = torch.optim.Adam(method.student.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.985)
-    for step in range(250):
+    for step in range(200):
         oracle(method, *law())
         optimiser.zero_grad()
         method.fisher(noise("recover", step), clock()).backward()
@@ -302,6 +302,8 @@ def test_noise_cancellation_does_not_bias_one_step():
         method = one_layer(
             EMD, langevin=1, step_eps=0.3, step_z=0.0, cancel=cancel, batch=200_000, level_low=100.0, nfe=1
         )
+        with torch.no_grad():
+            method.critic.layers[-1].bias.add_(2.0)  # a gradient well above its sampling error
         found.append(gradient(method, method.distil(noise("cancel"), clock())))
     scale = found[1].norm()
     assert (found[0] - found[1]).norm() < 0.05 * scale

@@ -33,7 +33,9 @@ class Stacked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Row block l through network l; [L, n, d] -> [L, n, d]."""
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.bmm(functional.silu(x) if i else x, weight) + bias
+            # a copy: parameters of several seeds lie apart, and the product would copy them for more than one seed
+            packed = weight.clone(memory_format=torch.contiguous_format)
+            x = torch.bmm(functional.silu(x) if i else x, packed) + bias
         return x
 
     def one(self, x: Tensor, l: int) -> Tensor:

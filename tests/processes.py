@@ -94,9 +94,10 @@ def outcome(results: Path) -> list[dict[str, Any]]:
 
 
 def leftovers(results: Path) -> list[Path]:
-    """Every file in a results folder that is no record."""
-    records = set(Store(results).files())
-    return [path for path in results.rglob("*") if path.is_file() and path not in records]
+    """Every file in a results folder that is neither a record nor the parameters of a run."""
+    store = Store(results)
+    kept = {*store.files(), *store.parameters.glob("*.safetensors")}
+    return [path for path in results.rglob("*") if path.is_file() and path not in kept]
 
 
 def _ask(request: dict[str, Any]) -> int:

@@ -36,8 +36,13 @@ def make(name: str, seeds: list[int]) -> list[Method]:
     return initialise(lambda: entries("method")[name].obj(Gaussian(), **small(name)), seeds)
 
 
-@pytest.mark.parametrize("others", [pytest.param(15, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("name", METHODS)
+# Tracing is most of the cost: what needs several traces is in the fast suite only for methods whose state is of a kind
+# of its own (two players, carried buffers, updates without a gradient), and in the slow one for all.
+UNLIKE = {"meanfield", "ksivi", "sivism", "uivi", "pvi", "bam"}
+SEEDS = [pytest.param(name, 15, marks=pytest.mark.slow) for name in METHODS] + [(name, 2) for name in sorted(UNLIKE)]
+
+
+@pytest.mark.parametrize("name, others", SEEDS)
 def test_seed_alone_equals_seed_beside_others(name, others):
     """Over 200 steps beside 15 others in the slow suite, over 60 beside two in the fast one."""
     steps = 200 if others == 15 else 60
@@ -134,9 +139,7 @@ def _interrupted_after(
         fit(members, seeds, iterations, checkpoint=checkpoint, checkpoint_seconds=0, progress=_Dies(last))
 
 
-# Tracing is most of the cost, so most methods are interrupted once, and in the fast suite only those whose state is of
-# a kind of its own: two players, carried buffers, updates without a gradient, windows.  test_kill.py kills whole runs.
-UNLIKE = {"meanfield", "ksivi", "sivism", "uivi", "pvi", "bam"}
+# test_kill.py kills whole runs.
 STOPS = [
     pytest.param(name, (7, 22) if name == "ksivi" else (13,), marks=() if name in UNLIKE else pytest.mark.slow)
     for name in METHODS

@@ -30,6 +30,7 @@ OURS = GRID | {"js_hist", "sliced_w1", "sliced_w2", "mmd", "ksd", "test_log_pred
 OURS |= {"marginal_mean_error", "marginal_sd_error", "correlation_rmse"}
 # Cheaper protocols, so that the whole file takes seconds.
 QUICK = {name: {"mixture": 1000, "n1": 120, "n2": 120} for name in GRID} | {"mmd": {"n": 500, "bandwidth_draws": 200}}
+QUICK |= {"kl_forward_mc": {"n": 4000, "latents": 4000}, "nll_target_draws": {"n": 4000, "latents": 4000}}
 QUICK |= {"sliced_w1": {"repeats": 2}, "sliced_w2": {"repeats": 2}, "ksd": {"n": 300}}
 
 

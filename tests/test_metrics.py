@@ -40,7 +40,10 @@ def test_all_metrics_are_registered_and_apply_to_a_full_toy() -> None:
     assert applicable >= OURS
 
 
-@pytest.mark.parametrize("name", METRICS)
+MINUTES = {"mmd_rejection_rate", "score_error"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in MINUTES else n for n in METRICS])
 def test_contract(name: str) -> None:
     """q is p: the value is finite, at the level of its floor, and the same when asked twice."""
     entry = get("metric", name)

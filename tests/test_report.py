@@ -269,3 +269,14 @@ def test_only_comparable_rows_are_ever_used(papers):
 
 def test_absent_file_of_published_numbers(tmp_path, papers):
     assert find("alpha", "banana", "js_made_up", tmp_path / "none.csv") == ()
+
+
+def test_an_unchanged_report_is_not_drawn_again(tmp_path, monkeypatch):
+    records = fits("alpha", ALPHA)
+    page = write_report(records, tmp_path, "t")["html"]
+    drawn = page.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.report.build", lambda records: pytest.fail("drawn again"))
+        assert write_report(list(reversed(records)), tmp_path, "t")["html"].read_bytes() == drawn
+    write_report(records[:-1], tmp_path, "t")
+    assert page.read_bytes() != drawn

@@ -96,6 +96,12 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
-    values = OmegaConf.to_container(compose_raw(overrides), resolve=True, throw_on_missing=True)
+    """What Hydra composes as plain values."""
+    return plain(compose_raw(overrides))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Plain values of a composed configuration, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.compose import compose, compose_plain, compose_raw, make_config
+from bench.config.compose import compose, compose_raw, make_config, plain
 from bench.config.config import Config
 from bench.config.overrides import check_override, parse
 from bench.errors import UserError
@@ -52,7 +52,8 @@ class Composer:
         if any("$" in text for text in overrides) or len(values) + len(groups) < len(overrides) or _overlap(values):
             return None
         if groups not in self._bases:
-            self._bases[groups] = compose_raw(groups), compose_plain(groups)
+            raw = compose_raw(groups)
+            self._bases[groups] = raw, plain(raw)
         found = _copy(self._bases[groups][1])
         for key, text in values.items():
             if (groups, text) not in self._values:

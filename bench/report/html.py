@@ -35,8 +35,8 @@ class Illustration:
     caption: str
 
 
-def render(tables: Tables, matrix: Overview, title: str) -> str:
-    """The page as a string."""
+def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
+    """The page as a string; ``stamp`` tells later calls what it was made of."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -58,6 +58,7 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
     ]
     return environment.get_template("report.html.j2").render(
         title=title,
+        stamp=stamp,
         facts=provenance(tables).lines(),
         matrix=matrix,
         pages=pages,

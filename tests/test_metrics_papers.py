@@ -122,25 +122,42 @@ def test_implicit_families_and_unknown_normalisers_are_left_out() -> None:
 # ---- the two-sample test
 
 
-def test_permuted_mmd_is_the_double_loop() -> None:
-    kernel = normal(10, 10)
-    kernel = (kernel + kernel.T).fill_diagonal_(0)
+def test_fused_statistic_is_the_double_loop(monkeypatch) -> None:
+    monkeypatch.setattr(two_sample, "BLOCK", 4)  # several blocks, the last one short
+    z = normal(10, 2)
+    kernels = two_sample.Kernels.of(z, 2)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
-    members = torch.zeros(10, 1, dtype=torch.float64)
-    members[order[:5]] = 1
+    signs = -torch.ones(10, 1, dtype=torch.float64)
+    signs[order[:5]] = 1
     x, y = order[:5].tolist(), order[5:].tolist()
-    within = sum(kernel[i, j] for s in (x, y) for i in s for j in s if i != j) / 20
-    across = sum(kernel[i, j] for i in x for j in y) / 25
-    torch.testing.assert_close(two_sample.permuted_mmd2(kernel, members)[0], within - 2 * across)
+    powers = []
+    for k in kernels.between(z, z):
+        within = sum(k[i, j] for s in (x, y) for i in s for j in s if i != j) / 20
+        across = sum(k[i, j] for i in x for j in y) / 25
+        size = sum(k[i, j] ** 2 for i in range(10) for j in range(10) if i != j) ** 0.5
+        powers.append((within - 2 * across) * 20**1.5 / size)
+    expected = torch.stack(powers).exp().mean().log()
+    torch.testing.assert_close(two_sample.fused_statistics(z, signs, kernels)[0], expected)
 
 
 def test_bandwidths_span_the_quantiles() -> None:
-    points = normal(60, 2)
-    distances = torch.cdist(points, points)
-    pairs = torch.pdist(points).sort().values
+    distances = torch.pdist(normal(60, 2))
+    pairs = distances.sort().values
     found = two_sample.bandwidths(distances, 5)
-    assert float(found[0]) == pytest.approx(float(pairs[int(0.05 * len(pairs))]) / 2)
-    assert float(found[-1]) == pytest.approx(float(pairs[int(0.95 * len(pairs))]) * 2)
+    assert found[0] == pytest.approx(float(pairs[int(0.05 * len(pairs))]) / 2)
+    assert found[-1] == pytest.approx(float(pairs[int(0.95 * len(pairs))]) * 2)
+
+
+def test_looking_at_the_first_permutations_first_decides_as_all_of_them() -> None:
+    decided_early = 0
+    for i in range(30):
+        x, y = normal(30, 2, seed=2 * i), normal(30, 2, seed=2 * i + 1) + 0.2
+        full, quick = (
+            two_sample.fused_p_value(x, y, 99, 2, torch.Generator().manual_seed(i), level) for level in (1.0, 0.05)
+        )
+        assert quick == full if quick <= 0.05 else full > 0.05
+        decided_early += quick < full
+    assert 5 < decided_early < 30
 
 
 def test_p_values_are_uniform_for_equal_laws_and_small_for_others() -> None:

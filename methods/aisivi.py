@@ -11,11 +11,12 @@ from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
 from methods.conditional_flow import ConditionalRealNVP
 from methods.optim import Adam, Schedule
-from methods.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge, pieces
+from methods.seedwise import seedwise
+from methods.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge
 from targets.base import Target
 
-ROWS = 2**15
-"""Largest number of (draw, inner draw) rows passed through the networks at once, per seed; affects memory only."""
+ROWS, ROWS_GPU = 2**12, 2**17
+"""Number of (draw, inner draw) rows passed through the networks at once: a core's cache, a GPU's many units."""
 
 
 @register("method", "aisivi", source="Pielok, Bischl & Ruegamer, ICML 2025, arXiv:2506.03839; settings of its code")
@@ -85,16 +86,20 @@ class AISIVI(PathGradientMethod):
 
     def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
         """Importance-sampling estimate of grad_x log q(x), [n, d] -> [n, d]; the generating z is not used."""
+        eps = noise.normal(self.inner, len(x), self.q.noise_dim)
+        return seedwise(self, "estimate", x, eps) if x.device.type == "cpu" else self.estimate(x, eps)
+
+    def estimate(self, x: Tensor, eps: Tensor) -> Tensor:
+        """The same from base noise eps [inner, n, k], a piece of the inner draws after the other."""
         total: tuple[Tensor, Tensor] | None = None
-        for size in pieces(self.inner, ROWS // len(x)):
-            inner, log_tau = self.propose(size, x, noise)
-            means = self.q.mean(inner).transpose(0, 1)
-            part = gaussian_mixture_score(x, means, self.q.sigma, -log_tau.T)
-            total = part if total is None else merge(total, part)
+        for part in eps.split(max(1, (ROWS if x.device.type == "cpu" else ROWS_GPU) // len(x))):
+            inner, log_tau = self.propose(part, x)
+            found = gaussian_mixture_score(x, self.q.mean(inner), self.q.sigma, -log_tau)
+            total = found if total is None else merge(total, found)
         assert total is not None
         # of points without a single finite weight nothing is known
         return torch.where(torch.isfinite(total[0]).unsqueeze(1), total[1], torch.nan)
 
-    def propose(self, size: int, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """``size`` draws z ~ tau(. | x) for each row of x and their log densities, [size, n, k] and [size, n]."""
-        return self.flow.push(noise.normal(size, len(x), self.q.noise_dim), x)
+    def propose(self, eps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z ~ tau(. | x) [c, n, k] and their log densities [c, n] from base noise [c, n, k] at x [n, d]."""
+        return self.flow.push(eps, x)

@@ -12,29 +12,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.kernels import squares
+
 SMALLEST_SCALE = 1e-7
 EDGE = 1e-6
 """Draws of z are kept this far from 0 and 1 before the logit."""
 
 
-class ConditionalCoupling(nn.Module):
-    """Masked affine coupling y = b z + (1 - b)(z softplus(s) + t), (s, t) a network of (b z, x), then y exp(a) + c.
+Halves = tuple[Tensor, Tensor]
+"""The coordinates 0, 2, .. and 1, 3, .. of a vector, [..., (k + 1) // 2] and [..., k // 2]."""
 
-    The elementwise affine part is an ActNorm.  The layer starts as the identity: the output layer is zero and softplus
-    is shifted to 1, where the authors initialise ActNorm from a first batch to undo softplus(0).
+
+def halves(y: Tensor) -> Halves:
+    """Take the last dimension apart."""
+    return y[..., ::2], y[..., 1::2]
+
+
+def interleaved(parts: Halves) -> Tensor:
+    """Put it together again."""
+    even, odd = parts
+    paired = torch.stack((even[..., : odd.shape[-1]], odd), -1).flatten(-2)
+    return paired if even.shape[-1] == odd.shape[-1] else torch.cat((paired, even[..., -1:]), -1)
+
+
+class ConditionalCoupling(nn.Module):
+    """Affine coupling (a, b) -> (a, b softplus(s) + t), (s, t) a network of (a, x), then an elementwise affine map.
+
+    The latter is an ActNorm, y -> y exp(log_scale) + shift.  The layer starts as the identity: the output layer is zero
+    and softplus is shifted to 1, where the authors initialise ActNorm from a first batch to undo softplus(0).  Weights
+    are those of a masked coupling (s and t of all k coordinates), of which the half that is needed is used.
 
     Args:
-        dim: k, dimension of z.
+        dim: k, dimension of the vector.
         context: d, dimension of x.
-        parity: 0 or 1: which coordinates pass unchanged (b = 1).
+        parity: 0 or 1: which half passes unchanged (is a).
         hidden: width of the one hidden layer; s and t share it.
     """
 
-    mask: Tensor
-
     def __init__(self, dim: int, context: int, parity: int, hidden: int) -> None:
         super().__init__()
-        self.register_buffer("mask", (torch.arange(dim) % 2 == parity).to(torch.get_default_dtype()))
+        self.parity = parity
         self.from_z = nn.Linear(dim, hidden, bias=False)
         self.from_x = nn.Linear(context, hidden)
         self.out = nn.Linear(hidden, 2 * dim)
@@ -44,22 +61,35 @@ class ConditionalCoupling(nn.Module):
         self.shift = nn.Parameter(torch.zeros(dim))
 
     def _scale_and_shift(self, kept: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # the two halves of the first layer are added, not concatenated: x [n, d] then serves all draws z [..., n, k]
-        s, t = self.out(F.relu(self.from_z(kept) + self.from_x(x))).chunk(2, dim=-1)
-        scale = F.softplus(s + math.log(math.e - 1)) + SMALLEST_SCALE
-        return self.mask + (1 - self.mask) * scale, (1 - self.mask) * t
+        # the two parts of the first layer are added, not concatenated: x [n, d] then serves all draws [..., n, k]
+        hidden = F.relu(F.linear(kept, self.from_z.weight[:, self.parity :: 2]) + self.from_x(x))
+        moved = slice(1 - self.parity, None, 2)
+        weight = self.out.weight.unflatten(0, (2, -1))[:, moved].flatten(0, 1)
+        bias = self.out.bias.unflatten(0, (2, -1))[:, moved].flatten()
+        s, t = F.linear(hidden, weight, bias).chunk(2, dim=-1)
+        return F.softplus(s + math.log(math.e - 1)) + SMALLEST_SCALE, t
 
-    def forward(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and log |dy / dz|; z [..., n, k], x [n, d] -> [..., n, k] and [..., n]."""
-        scale, shift = self._scale_and_shift(self.mask * z, x)
-        y = (z * scale + shift) * self.log_scale.exp() + self.shift
-        return y, (scale.log() + self.log_scale).sum(-1)
+    def _ordered(self, kept: Tensor, moved: Tensor) -> Halves:
+        return (moved, kept) if self.parity else (kept, moved)
 
-    def inverse(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Halves, x: Tensor) -> tuple[Halves, Tensor]:
+        """y and log |dy / dz|; z [..., n, k] in halves, x [n, d] -> the same and [..., n]."""
+        kept, moved = z[self.parity], z[1 - self.parity]
+        scale, shift = self._scale_and_shift(kept, x)
+        parts = self._ordered(kept, moved * scale + shift)
+        y = tuple(
+            part * a.exp() + c for part, a, c in zip(parts, halves(self.log_scale), halves(self.shift), strict=True)
+        )
+        return (y[0], y[1]), scale.log().sum(-1) + self.log_scale.sum()
+
+    def inverse(self, y: Halves, x: Tensor) -> tuple[Halves, Tensor]:
         """z and log |dz / dy|."""
-        y = (y - self.shift) * torch.exp(-self.log_scale)
-        scale, shift = self._scale_and_shift(self.mask * y, x)
-        return (y - shift) / scale, -(scale.log() + self.log_scale).sum(-1)
+        parts = [
+            (part - c) * torch.exp(-a) for part, a, c in zip(y, halves(self.log_scale), halves(self.shift), strict=True)
+        ]
+        kept, moved = parts[self.parity], parts[1 - self.parity]
+        scale, shift = self._scale_and_shift(kept, x)
+        return self._ordered(kept, (moved - shift) / scale), -scale.log().sum(-1) - self.log_scale.sum()
 
 
 class ConditionalRealNVP(nn.Module):
@@ -79,23 +109,28 @@ class ConditionalRealNVP(nn.Module):
 
     def push(self, eps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Base noise eps [..., n, k] -> z ~ tau(. | x) [..., n, k] and log tau(z | x) [..., n]."""
-        log_tau = _log_standard_normal(eps)
-        y = eps
+        parts, log_tau = halves(eps), _log_standard_normal(eps)
         for coupling in self.couplings:
-            y, log_det = coupling(y, x)
+            parts, log_det = coupling(parts, x)
             log_tau = log_tau - log_det
-        return torch.sigmoid(y), log_tau - (F.logsigmoid(y) + F.logsigmoid(-y)).sum(-1)
+        y = interleaved(parts)
+        return torch.sigmoid(y), log_tau - _log_slope(y)
 
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """log tau(z | x); z [..., n, k] inside the unit cube, x [n, d] -> [..., n]."""
         y = torch.logit(z, eps=EDGE)
-        log_tau = -(F.logsigmoid(y) + F.logsigmoid(-y)).sum(-1)
+        log_tau, parts = -_log_slope(y), halves(y)
         for coupling in reversed(list(self.couplings)):
             assert isinstance(coupling, ConditionalCoupling)
-            y, log_det = coupling.inverse(y, x)
+            parts, log_det = coupling.inverse(parts, x)
             log_tau = log_tau + log_det
-        return log_tau + _log_standard_normal(y)
+        return log_tau + sum(_log_standard_normal(part) for part in parts)
 
 
 def _log_standard_normal(y: Tensor) -> Tensor:
-    return -0.5 * y.square().sum(-1) - 0.5 * y.shape[-1] * math.log(2 * math.pi)
+    return -0.5 * squares(y) - 0.5 * y.shape[-1] * math.log(2 * math.pi)
+
+
+def _log_slope(y: Tensor) -> Tensor:
+    """log of the sigmoid's Jacobian determinant at y."""
+    return (y - 2 * F.softplus(y)).sum(-1)

@@ -41,6 +41,16 @@ MEDIAN_FLOOR = 1e-20
 coinciding pairs and the limit of large s for all others, and no gradient flows through m."""
 
 
+def squares(v: Tensor) -> Tensor:
+    """|v|^2 over the last dimension; coordinate by coordinate where there are few: a sum over 2 or 3 is slow."""
+    if not 1 <= v.shape[-1] <= 4:
+        return v.square().sum(-1)
+    total = v[..., 0].square()
+    for i in range(1, v.shape[-1]):
+        total = total + v[..., i].square()
+    return total
+
+
 def statistic(kernel: str, x: Tensor, y: Tensor) -> Tensor:
     """D(x_i, y_j), [..., N, M]; non-negative."""
     if kernel in ("gaussian", "imq"):

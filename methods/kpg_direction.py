@@ -100,12 +100,12 @@ def dense(
 
     y, f = difference(*prior)
     D = kernels.statistic("gaussian", x, y)
-    ratio = prior_over_mixture(0.5 * (squares(z) - whitened(z, m, s)) - log_s, alpha)
+    ratio = prior_over_mixture(0.5 * (kernels.squares(z) - whitened(z, m, s)) - log_s, alpha)
 
     own_z = m.unsqueeze(1) + s.unsqueeze(1) * eps
     own_y, own_f = in_chunks(difference, method.rows, own_z, xi)
-    own_D = squares(x.unsqueeze(1) - own_y)
-    own_ratio = prior_over_mixture(0.5 * (squares(own_z) - squares(eps)) - log_s, alpha)
+    own_D = kernels.squares(x.unsqueeze(1) - own_y)
+    own_ratio = prior_over_mixture(0.5 * (kernels.squares(own_z) - kernels.squares(eps)) - log_s, alpha)
 
     if u is None:
         share, own_share = alpha / l, (1 - alpha) / c
@@ -142,16 +142,6 @@ def own_draws(from_prior: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     rank = (~from_prior).cumsum(-1)
     used = torch.arange(c, device=values.device) < rank[..., -1:]
     return used, values.gather(-1, (rank - 1).clamp(0, c - 1))
-
-
-def squares(v: Tensor) -> Tensor:
-    """|v|^2 over the last dimension; coordinate by coordinate where there are few: a sum over 2 or 3 is slow."""
-    if v.shape[-1] > 4:
-        return v.square().sum(-1)
-    total = v[..., 0].square()
-    for i in range(1, v.shape[-1]):
-        total = total + v[..., i].square()
-    return total
 
 
 def whitened(z: Tensor, m: Tensor, s: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from methods.base import Clock, Noise, Player, require_fraction, require_positive
 from methods.families import SemiImplicit, SemiImplicitMethod
+from methods.kernels import squares
 from methods.optim import Adam, Schedule, staircase
 from targets.base import Target
 
@@ -100,9 +101,9 @@ def gaussian_mixture_score(x: Tensor, means: Tensor, sigma: Tensor, log_weights:
 
     Args:
         x: points, [n, d].
-        means: m_i, [c, d] shared by all points or [n, c, d].
+        means: m_i, [c, d] shared by all points or [c, n, d].
         sigma: standard deviations, [d].
-        log_weights: log w_i, broadcastable to [n, c]; non-finite ones count as w_i = 0.
+        log_weights: log w_i, broadcastable to [c, n]; non-finite ones count as w_i = 0.
 
     Returns:
         the log sum (without the Gaussian's constant), [n], and its gradient, [n, d] (0 where the sum is empty).
@@ -110,16 +111,17 @@ def gaussian_mixture_score(x: Tensor, means: Tensor, sigma: Tensor, log_weights:
     white, centres = x / sigma, means / sigma
     if means.dim() == 2:
         # differences, not the expanded square: sigma may be thousands of times smaller than x
-        squared = torch.cdist(white, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+        squared = torch.cdist(centres, white, compute_mode="donot_use_mm_for_euclid_dist").square()
     else:
-        squared = (white.unsqueeze(1) - centres).square().sum(-1)
+        squared = squares(centres - white)
     log_terms = log_weights - 0.5 * squared
     log_terms = torch.where(torch.isfinite(log_terms), log_terms, -torch.inf)
-    log_sum = torch.logsumexp(log_terms, dim=1)
-    some = torch.isfinite(log_sum).unsqueeze(1)
-    share = torch.where(some, torch.softmax(log_terms, dim=1), 0.0)
-    centre = share @ centres if means.dim() == 2 else (share.unsqueeze(-1) * centres).sum(1)
-    return log_sum, torch.where(some, (centre - white) / sigma, 0.0)
+    log_sum = torch.logsumexp(log_terms, dim=0)
+    some = torch.isfinite(log_sum)
+    # of an empty sum all shares are exp(-inf - 0) = 0
+    share = torch.exp(log_terms - torch.where(some, log_sum, 0.0))
+    centre = share.mT @ centres if means.dim() == 2 else (share.unsqueeze(-1) * centres).sum(0)
+    return log_sum, torch.where(some.unsqueeze(-1), (centre - white) / sigma, 0.0)
 
 
 def merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
+from bench.registry import entries
 from methods.aisivi import AISIVI
+from methods.base import Clock
 from methods.bsivi import BSIVI
 from methods.conditional_flow import ConditionalRealNVP
+from methods.seedwise import seedwise
 from methods.uniform_mixing import gaussian_mixture_score, merge, pieces
 from toy_gaussian import Gaussian
 
@@ -63,11 +66,12 @@ def root_mean_square_error(method, *parts):
 def test_score_of_a_weighted_mixture_equals_autograd():
     stream = noise("mixture")
     x, sigma = stream.normal(5, 3), torch.tensor([0.5, 1.0, 2.0])
-    for means in (stream.normal(7, 3), stream.normal(5, 7, 3)):
-        log_weights = stream.normal(5, 7)
+    for means in (stream.normal(7, 3), stream.normal(7, 5, 3)):
+        log_weights = stream.normal(7, 5)
 
         def log_sum(x, means=means, log_weights=log_weights):
-            return torch.logsumexp(log_weights - 0.5 * ((x.unsqueeze(1) - means) / sigma).square().sum(-1), 1)
+            apart = x - (means.unsqueeze(1) if means.dim() == 2 else means)
+            return torch.logsumexp(log_weights - 0.5 * (apart / sigma).square().sum(-1), 0)
 
         value, score = gaussian_mixture_score(x, means, sigma, log_weights)
         torch.testing.assert_close(value, log_sum(x))
@@ -77,12 +81,12 @@ def test_score_of_a_weighted_mixture_equals_autograd():
 def test_non_finite_weights_count_as_zero_and_a_part_without_weights_changes_nothing():
     stream = noise("weights")
     x, means, sigma = stream.normal(4, 2), stream.normal(6, 2), torch.ones(2)
-    good = stream.normal(4, 6)
+    good = stream.normal(6, 4)
     bad = good.clone()
-    bad[:, 3], bad[:, 4], bad[:, 5] = torch.nan, -torch.inf, torch.inf
-    expected = gaussian_mixture_score(x, means[:3], sigma, good[:, :3])
+    bad[3], bad[4], bad[5] = torch.nan, -torch.inf, torch.inf
+    expected = gaussian_mixture_score(x, means[:3], sigma, good[:3])
     found = gaussian_mixture_score(x, means, sigma, bad)
-    nothing = gaussian_mixture_score(x, means, sigma, torch.full((4, 6), torch.nan))
+    nothing = gaussian_mixture_score(x, means, sigma, torch.full((6, 4), torch.nan))
     for value, other, merged in zip(found, expected, merge(nothing, found), strict=True):
         torch.testing.assert_close(value, other)
         torch.testing.assert_close(merged, other)
@@ -110,7 +114,7 @@ def test_bsivi_mean_error_shrinks_with_k():
         with torch.no_grad():
             log_q, score = exact(x, method.q.sigma)
             n = 40_000
-            means = method.q.mean(method.q.mixing(n * k, noise("bias", k))).view(n, k, 2)
+            means = method.q.mean(method.q.mixing(n * k, noise("bias", k))).view(k, n, 2)
             estimates = gaussian_mixture_score(x.expand(n, 2), means, method.q.sigma, torch.zeros(1, 1))[1]
         return float((estimates.mean(0) - score).norm())
 
@@ -122,11 +126,10 @@ def test_bsivi_mean_error_shrinks_with_k():
 class ExactReverse(AISIVI):
     """AISIVI with tau(z | x) = q(z | x), a normal law cut to the unit cube."""
 
-    def propose(self, size, x, noise):
+    def propose(self, eps, x):
         centre, sd = (x - LEFT) / WIDTH, self.q.sigma / WIDTH
         low, high = NORMAL.cdf(-centre / sd), NORMAL.cdf((1 - centre) / sd)
-        u = noise.uniform(size, *x.shape)
-        z = centre + sd * NORMAL.icdf(low + u * (high - low))
+        z = centre + sd * NORMAL.icdf(low + NORMAL.cdf(eps) * (high - low))
         log_tau = NORMAL.log_prob((z - centre) / sd) - (sd * (high - low)).log()
         return z, log_tau.sum(-1)
 
@@ -135,7 +138,7 @@ def test_with_the_exact_reverse_model_every_weight_is_q_and_the_score_is_exact()
     method = box(ExactReverse, batch=64, inner=1, noise_dim=2)
     x, _ = draws(method, 64)
     with torch.no_grad():
-        z, log_tau = method.propose(3, x, noise("exact"))
+        z, log_tau = method.propose(noise("exact").normal(3, *x.shape), x)
         log_joint = method.q.conditional(z).log_prob(x)
         # q(z) q(x | z) / tau(z | x) = q(x), whatever z was drawn
         torch.testing.assert_close(log_joint - log_tau, exact(x, method.q.sigma)[0].expand(3, -1), rtol=0, atol=2e-3)
@@ -174,6 +177,48 @@ def test_pieces_of_any_size_give_the_same_score(cls, module, limit, monkeypatch)
             found.append(method.mixture_score(x, z, Replay(flat["normal"], flat["uniform"])))
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [lambda: AISIVI(Gaussian(), **AISIVI.cheap), lambda: box(BSIVI, batch=8, inner=40)])
+def test_gradient_equals_the_plain_autograd_version(make):
+    torch.manual_seed(1)
+    method = make()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    clock = Clock(torch.zeros(()), 10)
+    for player in method.players():
+        owned = [p for n, p in method.named_parameters() if n.startswith(player.owns)]
+        ours = player.loss(noise("plain"), clock)
+        theirs = entries("baseline")[method.registered_name].obj(method, player, noise("plain"), clock)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        for a, b in zip(torch.autograd.grad(ours, owned), torch.autograd.grad(theirs, owned), strict=True):
+            assert (a - b).norm() <= 2e-4 * b.norm() + 1e-7
+
+
+def test_each_seed_sees_its_own_parameters():
+    members = initialise(lambda: AISIVI(Gaussian(), **AISIVI.cheap | {"inner": 300}), [0, 1])  # more than one piece
+    for member in members:
+        for parameter in member.flow.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    x, eps = noise("x").normal(2, 32, 2), noise("eps").normal(2, 300, 32, 2)
+    stacked = {n: torch.stack([p, dict(members[1].named_parameters())[n]]) for n, p in members[0].named_parameters()}
+
+    class Call(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.method = members[0]
+
+        def forward(self, x, eps):
+            return seedwise(self.method, "estimate", x, eps)
+
+    def one(parameters, x, eps):
+        return torch.func.functional_call(Call(), {f"method.{n}": p for n, p in parameters.items()}, (x, eps))
+
+    with torch.no_grad():
+        together = torch.vmap(one)(stacked, x, eps)
+        alone = torch.stack([m.estimate(x[i], eps[i]) for i, m in enumerate(members)])
+    assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize("dim", [1, 2])

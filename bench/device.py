@@ -11,13 +11,13 @@ from bench.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device if there is one, else the CPU.
+    """``auto`` is this process's CUDA device (the first, unless it shares a fit) if there is one, else the CPU.
 
     Raises:
         UserError: a CUDA device is asked for that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda":
         found = torch.cuda.device_count()

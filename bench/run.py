@@ -10,6 +10,7 @@ import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from bench.device import resolve_device
 from bench.environment import environment
 from bench.errors import RunFailed, UserError
 from bench.files import explain_os_error
+from bench.fit.parallel import Processes, processes_of
 from bench.mirror.follow import following
 from bench.record import new_record
 from bench.store import Record, Store
@@ -52,9 +54,12 @@ def execute(
     """
     tell = progress or (lambda message: None)
     store = Store(config.results)
+    processes = processes_of(config)
     device = resolve_device(config.device)
     store.writable()
     torch.set_num_threads(config.threads)
+    if not processes.first:
+        return _help(config, store, processes, fit or _engine())
     retry = retry or config.retry
     found = finished(config, store, config.seeds, retry=retry)
     seeds = {config.run_id(seed): seed for seed in config.seeds if seed not in found}
@@ -68,9 +73,25 @@ def execute(
         tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
         for part in _parts(config, todo, store):
             with following(config, part, store, tell):
-                found |= _fit(config, part, store, device, fit or _engine())
+                found |= _fit(config, processes.tell(part), store, device, fit or _engine())
         _tidy(config, store)
-    return [found[seed] for seed in config.seeds]
+    records = [found[seed] for seed in config.seeds]
+    processes.tell(_Over(records))
+    return records
+
+
+@dataclass(frozen=True)
+class _Over:
+    """What the first process tells those that helped, at the end."""
+
+    records: list[Record]
+
+
+def _help(config: Config, store: Store, processes: Processes, fit: Fit) -> list[Record]:
+    """Take part in the fits of the first process until it is done; its records."""
+    while not isinstance(said := processes.tell(None), _Over):
+        fit(config, said, store)
+    return said.records
 
 
 def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: Retry = False) -> dict[int, Record]:

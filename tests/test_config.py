@@ -29,7 +29,7 @@ def test_defaults_come_from_the_signatures():
         "flag": False,
     }
     assert config.target == {"name": "stub_gauss", "version": 3, "scale": 1.0}
-    assert config.train == {"iterations": 10000, "dtype": "float32"}
+    assert config.train == {"iterations": 10000, "dtype": "float32", "processes": 1}
     assert config.seeds == [0] and config.results == "results"
     assert not GlobalHydra.instance().is_initialized()
 

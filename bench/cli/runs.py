@@ -11,6 +11,7 @@ from typing import Any
 from bench.cli.parser import print_json, retry_of
 from bench.config import compose
 from bench.errors import RunFailed
+from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, split_options
 from bench.run import execute, finished
 from bench.store import Record, Store
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json(list(finished(config, Store(config.results), config.seeds).values()))
         raise
+    if not processes_of(config).first:
+        return 0
     if args.json:
         print_json(records)
     else:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from targets.base import Target
 
 
+_TRAIN_ADDED = {"processes": 1}
+"""Keys of ``train`` added after records were made, with the value that means "as before"."""
+
+
 class Unfit(UserError):
     """The method needs something the target does not provide."""
 
@@ -80,7 +84,7 @@ class Config:
             "engine": ENGINE_VERSION,
             "method": _as_recorded("method", self.method),
             "target": _as_recorded("target", self.target),
-            "train": self.train,
+            "train": {key: value for key, value in self.train.items() if (key, value) not in _TRAIN_ADDED.items()},
             "eval": self.eval,
         }
 

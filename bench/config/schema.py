@@ -22,6 +22,8 @@ from bench.registry import Entry
 class Train:
     iterations: int = MISSING
     dtype: str = MISSING
+    processes: int = 1
+    """Processes that fit together, each with a batch of its own."""
 
 
 @dataclass
@@ -106,6 +108,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 AT_LEAST: dict[str, float] = {
     "train.iterations": 1,
+    "train.processes": 1,
     "eval.curve_points": 0,
     "eval.samples": 0,
     "threads": 1,

@@ -15,6 +15,7 @@ from bench.environment import environment
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
 from bench.fit.members import initialise
+from bench.fit.parallel import processes_of
 from bench.fit.parameters import digest, save_parameters
 from bench.fit.program import member_values
 from bench.fit.progress import Progress
@@ -37,7 +38,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
     """Fit ``seeds`` together and evaluate each; continues from a checkpoint if there is one.
 
     Returns:
-        A record with status ``done`` or ``diverged`` for each seed asked for.
+        A record with status ``done`` or ``diverged`` for each seed asked for; none in processes that only help.
 
     Raises:
         UserError: unreadable checkpoint, full disk, missing data.
@@ -54,6 +55,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
     evaluation = _Evaluation(config, target, members[0], group)
+    processes = processes_of(config)
     show = {"auto": None, "always": True, "never": False}[config.progress]
     label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"
     run = fit(
@@ -63,12 +65,15 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         compile=config.compile,
         checkpoint=checkpoint,
         checkpoint_seconds=config.checkpoint_seconds,
-        curve_steps=evaluation.steps,
+        curve_steps=evaluation.steps if processes.first else (),
         curve_hook=evaluation.curve_point,
         source=env["source"],
-        progress=Progress(iterations, show=show, label=label),
+        progress=Progress(iterations, show=show if processes.first else False, label=label),
         watch=_mirror,
+        processes=processes,
     )
+    if not processes.first:
+        return {}
     save(run, checkpoint)  # evaluation may be interrupted too
     if len(run.sources) > 1:
         env["sources"] = run.sources

@@ -5,6 +5,7 @@ Nothing inside a chunk of iterations touches the host; everything else happens a
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from bench.fit import interrupt
 from bench.fit.checkpoint import Checkpoint
 from bench.fit.compiled import build
+from bench.fit.parallel import ALONE, Processes
 from bench.fit.program import Program, State
 from bench.fit.progress import Progress
 from bench.fit.tape import Tape
@@ -72,6 +74,7 @@ def fit(
     progress: Progress | None = None,
     watch: Callable[[Fit], None] | None = None,
     source: str = "",
+    processes: Processes = ALONE,
 ) -> Fit:
     """Fit all seeds together.
 
@@ -85,25 +88,28 @@ def fit(
         source: digest of the code, kept with the checkpoint.
         watch: called whenever the progress line is.
         curve_steps: steps at which ``curve_hook(step, fit)`` is called.
+        processes: that fit together; only the first one reads and writes checkpoints.
 
     Raises:
         UserError: the checkpoint cannot be read or written.
         Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
-    program = Program(members[0], iterations)
+    program = Program(members[0], iterations, processes)
     run = Fit(program, list(seeds), program.initial_state(members, lr_scale))
+    checkpoint = checkpoint if processes.first else None
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved)
+    processes.share(run.state)
     if source not in run.sources:
         run.sources.append(source)
-    tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype)
+    tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype, processes.rank)
     tape.load(run.step)  # tracing runs the iteration once: on real noise
     advance, moving = None, None
     loss_points = _points(iterations, LOSS_POINTS)
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
     before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
-    step = run.step
+    step, stop = run.step, False
     with interrupt.held():
         # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
         while step < iterations and bool(run.state["alive"].any()):
@@ -125,12 +131,14 @@ def fit(
             progress.update(step, run.losses, run.state["alive"])
             if watch is not None:
                 watch(run)
-            stop = interrupt.pending()
+            stop = processes.any(interrupt.pending(), program.device)
             if checkpoint is not None and (stop or time.perf_counter() - saved_at >= checkpoint_seconds):
                 save(run, checkpoint)
                 saved_at = time.perf_counter()
             if stop:
                 break
+    if processes.size > 1 and step < iterations and stop:  # another process was asked
+        raise interrupt.Interrupted(signal.SIGTERM)
     progress.close()
     return run
 

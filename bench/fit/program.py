@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from bench.errors import UserError
 from bench.fit.counting import counted
 from bench.fit.layout import group_name, layouts, load
+from bench.fit.parallel import ALONE, Processes
 from bench.fit.tape import Draws, Probe, Replay
 from methods.base import Clock, Method, Player
 
@@ -46,11 +48,20 @@ class Program:
     Args:
         method: a template on the run's device and dtype; its own parameter values are not used by the iteration.
         iterations: length of the run (schedules may depend on it).
+        processes: that fit together.
+
+    Raises:
+        UserError: several processes and a method with other steps than averaged gradients.
     """
 
-    def __init__(self, method: Method, iterations: int) -> None:
-        self.method, self.iterations = method, iterations
+    def __init__(self, method: Method, iterations: int, processes: Processes = ALONE) -> None:
+        self.method, self.iterations, self.processes = method, iterations, processes
         self.players: Sequence[Player] = list(method.players())
+        if processes.size > 1 and (method.carried or any(player.loss is None for player in self.players)):
+            raise UserError(
+                f"method {method.registered_name!r} does not move by gradients alone, so processes cannot share a fit",
+                "leave out train.processes",
+            )
         self.layouts = layouts(method, self.players)
         self._caller = _Caller(method)
         parameter = next(method.parameters(), None)
@@ -190,6 +201,7 @@ class Program:
         """One optimiser step of one player, written into ``state``; frozen members keep their values."""
         group = group_name(player)
         gradient, loss, changed = self._evaluate(player, state, clock, normals, uniforms)
+        gradient, loss = self.processes.mean(gradient, loss)
         finite = torch.isfinite(loss) & torch.isfinite(gradient).all(dim=1)
         for value in changed.values() if player.loss is None else ():  # an update has no loss that could tell
             finite = finite & torch.isfinite(value).reshape(len(value), -1).all(dim=1)

@@ -1,7 +1,8 @@
 """Noise as an input of the loss: shapes are learnt from one probe call, values are drawn per seed in blocks.
 
 Block b of seed s comes from a generator seeded by (s, "train", b): no stream state is kept, a run continued from a
-checkpoint sees the same noise, and a seed sees the same noise alone or beside others.
+checkpoint sees the same noise, and a seed sees the same noise alone or beside others.  Of several processes that share
+a fit, number r > 0 adds r to these parts.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ class Tape:
     Args:
         seeds: the run's seeds.
         draws: what one iteration (all players, all their steps) draws.
+        rank: number of this process.
     """
 
-    def __init__(self, seeds: list[int], draws: Draws, device: torch.device, dtype: torch.dtype) -> None:
-        self.seeds, self.device = seeds, device
+    def __init__(self, seeds: list[int], draws: Draws, device: torch.device, dtype: torch.dtype, rank: int = 0) -> None:
+        self.seeds, self.device, self.rank = seeds, device, rank
         values = max(1, draws.normals + draws.uniforms)
         self.length = max(1, min(MAX_BLOCK_STEPS, MAX_BLOCK_VALUES // values))
         self.normals = torch.zeros(len(seeds), self.length, draws.normals, device=device, dtype=dtype)
@@ -85,7 +87,7 @@ class Tape:
         block = step // self.length
         if block != self.block:
             for row, seed in enumerate(self.seeds):
-                stream = generator(seed, "train", block, device=self.device)
+                stream = generator(seed, "train", block, *([self.rank] if self.rank else []), device=self.device)
                 self.normals[row].normal_(generator=stream)
                 self.uniforms[row].uniform_(generator=stream)
             self.block = block

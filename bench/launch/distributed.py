@@ -1,21 +1,30 @@
-"""``torch.distributed`` inside a SLURM job: every process of ``srun`` finds the others.
+"""``torch.distributed``: every process that ``torchrun`` or ``srun`` has started finds the others.
 
-For methods that train on several GPUs; a sweep's small runs are independent and do not need it.
+For fits on several GPUs (``train.processes``); a sweep's small runs are independent and do not need it.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 
 import torch
 import torch.distributed
 
 from bench.errors import UserError
+
+PATIENCE = timedelta(days=2)
+"""How long a process waits for the others: the first one evaluates, which may take hours."""
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 
 
 @dataclass(frozen=True)
@@ -31,16 +40,26 @@ def world() -> World:
     """The job this process belongs to.
 
     Raises:
-        UserError: it was not started by srun.
+        UserError: neither torchrun nor srun has started it.
     """
-    try:
-        keys = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-        rank, size, local = (int(os.environ[key]) for key in keys)
-    except KeyError as error:
-        raise UserError(
-            "not inside a job step", "start it with srun, or through a site profile with nodes > 1"
-        ) from error
-    return World(rank, size, local)
+    for keys in (_TORCHRUN, _SRUN):
+        if all(key in os.environ for key in keys):
+            return World(*(int(os.environ[key]) for key in keys))
+    raise UserError(
+        "this process is alone", "start it with torchrun or srun, or through a site profile with several GPUs"
+    )
+
+
+@lru_cache(maxsize=1)
+def join() -> World:
+    """Find the other processes once, for the rest of this process's life; each takes a GPU of its own.
+
+    Raises:
+        UserError: as ``world`` and ``process_group``.
+    """
+    here = _begin(None)
+    atexit.register(torch.distributed.destroy_process_group)
+    return here
 
 
 @contextmanager
@@ -53,18 +72,30 @@ def process_group(backend: str | None = None) -> Iterator[World]:
     Raises:
         UserError: not inside a job step, or the first node's address cannot be found.
     """
-    here = world()
-    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # jobs that share a node must not share a port
-    torch.distributed.init_process_group(
-        backend or ("nccl" if torch.cuda.is_available() else "gloo"),
-        init_method=f"tcp://{first_address()}:{port}",
-        rank=here.rank,
-        world_size=here.size,
-    )
+    here = _begin(backend)
     try:
         yield here
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _begin(backend: str | None) -> World:
+    here = world()
+    if all(key in os.environ for key in _TORCHRUN):
+        meeting = "env://"
+    else:
+        port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000  # jobs that share a node must not share a port
+        meeting = f"tcp://{first_address()}:{port}"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
+    torch.distributed.init_process_group(
+        backend or ("nccl" if torch.cuda.is_available() else "gloo"),
+        init_method=meeting,
+        rank=here.rank,
+        world_size=here.size,
+        timeout=PATIENCE,
+    )
+    return here
 
 
 def first_address() -> str:

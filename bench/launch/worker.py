@@ -62,13 +62,14 @@ class Work:
                 discover()
                 _say_code(job, journal)
                 problems = []
-                for current in job.groups[rank::size]:
+                mine = _share(job.groups, rank, size)
+                for current in mine:
                     problems += _do(current, journal)
             except Interrupted as stop:
                 _stop(job, current, stop, journal, started)
         journal.write("end", problems=problems)
         if problems:
-            raise JobFailed(f"{len(problems)} of {len(job.groups[rank::size])} batched runs did not end well")
+            raise JobFailed(f"{len(problems)} of {len(mine)} batched runs did not end well")
 
     def checkpoint(self, job: Job) -> object:
         """What submitit is to start again if the signal comes before or after our own handlers are in place."""
@@ -84,6 +85,12 @@ def _place() -> tuple[int, int]:
         gpus = visible.split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local % len(gpus)]
     return int(os.environ.get("SLURM_PROCID") or 0), int(os.environ.get("SLURM_NTASKS") or 1)
+
+
+def _share(groups: list[Group], rank: int, size: int) -> list[Group]:
+    """The batched runs of one process of the job: every so-many-th, and those that all processes fit together."""
+    together = [group.config.train.get("processes", 1) > 1 for group in groups]
+    return [group for i, group in enumerate(groups) if together[i] or i % size == rank]
 
 
 def _say_code(job: Job, journal: Journal) -> None:

@@ -91,6 +91,10 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add = _command(commands, "reference", "reports:reference", "make the reference draws of a target again")
     add("target", help="a target with a reference sampler")
 
+    add = _command(commands, "features", "features:features", "train a feature network of the image metrics again")
+    add("name", help="a classifier of bench/features/weights")
+    add("--out", metavar="DIR", help="folder for the weights and their provenance (default: only compare)")
+
     speed = commands.add_parser("speed", help="measure the engine")
     if given[:1] == ["speed"]:
         module = import_module("bench.speed")

@@ -30,7 +30,13 @@ from targets.base import Target
 Record = dict[str, Any]
 log = logging.getLogger("sivibench")
 
-CURVE_PROTOCOL = {"js_grid": {"mixture": 2000}, "sliced_w2": {"repeats": 1}, "js_sets": {"n": 20_000}}
+CURVE_PROTOCOL: dict[str, dict[str, Any]] = {
+    "js_grid": {"mixture": 2000},
+    "sliced_w2": {"repeats": 1},
+    "js_sets": {"n": 20_000},
+    "fd_digits": {"n": 1000},
+    "fd_mnist": {"n": 1000},
+}
 """Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,10 +22,20 @@ from targets.base import Target
 
 @dataclass(frozen=True)
 class Value:
-    """A measured value and, where it exists, its noise floor: the same number for truth against truth at the same n."""
+    """A measured value and what is known about it.
+
+    Args:
+        value: the number.
+        floor: where it exists, the noise floor: the same number for truth against truth at the same n.
+        error: where it is estimated, how uncertain ``value`` is for this q; a metric says in which sense.
+        against: what it was measured with that only the measurement knows, such as the hash of the data compared with;
+            becomes part of the protocol.
+    """
 
     value: float
     floor: float | None = None
+    error: float | None = None
+    against: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Fitted:
@@ -96,6 +106,11 @@ class Metric:
 
     def protocol_id(self) -> str:
         """Short hash of the protocol."""
-        return hashlib.sha256(json.dumps(self.protocol(), sort_keys=True).encode()).hexdigest()[:8]
+        return protocol_hash(self.protocol())
 
     registered_name: ClassVar[str] = ""
+
+
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for a protocol."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.errors import UserError
-from bench.metrics.base import Fitted, Metric
+from bench.metrics.base import Fitted, Metric, protocol_hash
 from bench.registry import get
 from targets.base import Unsupported
 
@@ -74,9 +74,12 @@ def evaluate(
             continue
         if not math.isfinite(measured.value):
             skipped[name] = f"the value is not finite ({measured.value})"
-        identifier = metric.protocol_id()
+        protocol = {**metric.protocol(), **measured.against}
+        identifier = protocol_hash(protocol)
         metrics[name] = {"value": _finite(measured.value), "floor": _finite(measured.floor), "protocol": identifier}
-        protocols[identifier] = metric.protocol()
+        if measured.error is not None:
+            metrics[name]["error"] = _finite(measured.error)
+        protocols[identifier] = protocol
     return metrics, protocols, skipped
 
 

@@ -1,0 +1,24 @@
+"""``sivibench features``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.cli.parser import print_json
+from bench.features.train import train
+
+
+def features(args: argparse.Namespace) -> int:
+    """Train a classifier by its recipe and say how it compares with the recorded one."""
+    found = train(args.name, Path(args.out) if args.out else None, tell=lambda line: print(line, file=sys.stderr))
+    if args.json:
+        print_json(found)
+        return 0
+    print(f"accuracy: train {found['accuracy']['train']:.4f}, test {found['accuracy']['test']:.4f}")
+    if found["same"]:
+        print("the recorded weights, bit for bit")
+    else:
+        print(f"not the recorded weights: a parameter differs by {found['largest_difference']:.3g}")
+    return 0

@@ -1,0 +1,5 @@
+"""Distances between sets of images in the space of a frozen feature network (``docs/metrics-images.md``)."""
+
+from bench.metrics.images import digits
+
+__all__ = ["digits"]

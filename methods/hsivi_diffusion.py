@@ -49,6 +49,8 @@ class HSIVIDiffusion(Method):
         schedule: of the diffusion.
         grid, power, times: tau_0..tau_N, see ``targets.diffusion.grids``; the code's is ``quad`` or ``uniform``.
         eta: of DDIM, one value or one per layer, the lowest first; 0.2 in the code.
+        layer: mean of a layer: ``ddim`` (the paper's), or ``dpmpp``, of second order: the state of the chain is then
+            x_k and the x_0 predicted in the layer above, and q(x_{k-1}) is semi-implicit in both; a variant.
         gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate`` (the code's per
             pixel), both learned.
         gamma_per_layer: learned factors differ between layers (the code shares them).
@@ -68,6 +70,7 @@ class HSIVIDiffusion(Method):
     paper_name = "HSIVI-SM"
     needs = frozenset({"noised"})
     data_free: ClassVar[bool] = True
+    added = {"layer": "ddim"}
     cheap = {
         "nfe": 2,
         "eta": (1.0,),
@@ -97,6 +100,7 @@ class HSIVIDiffusion(Method):
         power: float = 3.0,
         times: tuple[int, ...] = (),
         eta: tuple[float, ...] = (0.2,),
+        layer: Literal["ddim", "dpmpp"] = "ddim",
         gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
         gamma_per_layer: bool = False,
         network: Literal["per_layer", "shared"] = "per_layer",
@@ -140,7 +144,7 @@ class HSIVIDiffusion(Method):
             shape = (L if gamma_per_layer else 1, 1, d if gamma == "coordinate" else 1)
             self.student["scale"] = _LogGamma(shape)
         self.nfe, self.frozen, self.trajectories, self.rows = nfe, frozen, trajectories, rows
-        self.alpha = alpha
+        self.alpha, self.second_order = alpha, layer == "dpmpp"
         self.training_options = Training(
             lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
         )
@@ -163,6 +167,14 @@ class HSIVIDiffusion(Method):
         """Every evaluation of the student is one of the teacher plus its residual."""
         return [self.teacher]
 
+    def layer(self, i: int, k: int, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean of x_{k-1} in the i-th layer from the top, and the x_0 predicted on the way; [n, d] each."""
+        eps = self.teacher.eps(x, self.steps.times[k])
+        if i < len(self.learned):
+            eps = self.predicted(i, x, eps)
+        extrapolated, x0 = self.steps.second_order(k, x, eps, before)
+        return self.steps.mean(k, x, extrapolated if self.second_order else eps), x0
+
     def predicted(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
         """eps_phi(x, tau_k) of the i-th trained layer from the top, given eps*(x, tau_k)."""
         return eps + _one(self.student["net"], x, i, self.steps.half_log_snr[self.learned[i]])
@@ -177,12 +189,12 @@ class HSIVIDiffusion(Method):
 
     def transitions(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
         """All trained transitions of n trajectories, x_{k-1} and r, [L, n, d] each, from the top; detached inputs."""
-        x = noise.normal(n, self.target.dim)
+        x, before = noise.normal(n, self.target.dim), None
         points, residuals = [], []
         for i, k in enumerate(self.learned):
-            x = x.detach()
+            x, before = x.detach(), None if before is None else before.detach()
             z = noise.normal(n, self.target.dim)
-            mean = self.steps.mean(k, x, self.predicted(i, x, self.teacher.eps(x, self.steps.times[k])))
+            mean, before = self.layer(i, k, x, before)
             gamma = self.gamma(i)
             x = mean + gamma * self.steps.sd[k] * z
             points.append(x)
@@ -223,14 +235,12 @@ class HSIVIDiffusion(Method):
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """From N(0, I) down all N layers; the last step adds no noise."""
-        x = noise.normal(n, self.target.dim)
-        for k in range(self.nfe, 0, -1):
-            eps = self.teacher.eps(x, self.steps.times[k])
-            i = self.nfe - k
-            trained = i < len(self.learned)
-            x = self.steps.mean(k, x, self.predicted(i, x, eps) if trained else eps)
+        x, before = noise.normal(n, self.target.dim), None
+        for i, k in enumerate(range(self.nfe, 0, -1)):
+            x, before = self.layer(i, k, x, before)
             if k > 1:
-                x = x + (self.gamma(i) if trained else 1.0) * self.steps.sd[k] * noise.normal(n, self.target.dim)
+                gamma = self.gamma(i) if i < len(self.learned) else 1.0
+                x = x + gamma * self.steps.sd[k] * noise.normal(n, self.target.dim)
         return x
 
 

@@ -218,6 +218,34 @@ def test_frozen_layers_have_no_networks_and_step_as_the_teacher():
     torch.testing.assert_close(found, x)
 
 
+def dpm_solver_pp(k: int, x: Tensor, x0: Tensor, before: Tensor | None, steps: Steps, sde: bool) -> Tensor:
+    """Mean of a step of DPM-Solver++(2M) or SDE-DPM-Solver++(2M) as its paper writes it, in h = lambda' - lambda."""
+    lam, h = steps.half_log_snr, steps.half_log_snr[k - 1] - steps.half_log_snr[k]
+    if before is not None and k > 1:
+        x0 = x0 + h / (2 * (lam[k] - lam[k + 1])) * (x0 - before)
+    decay = 2 * h if sde else h
+    ratio = steps.sigma[k - 1] / steps.sigma[k] * (math.exp(-h) if sde else 1.0)
+    return ratio * x - steps.alpha[k - 1] * math.expm1(-decay) * x0
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_second_order_layers_start_as_dpm_solver_pp(eta):
+    """The variant ``layer=dpmpp``, but for one trained layer that needs noise: the published steps, noise included."""
+    times = (0, 14, 50, 130, 300, 800)
+    etas = (*[eta] * 4, 1.0)
+    method = HSIVIDiffusion(Gaussian(), nfe=5, grid="explicit", times=times, eta=etas, frozen=4, layer="dpmpp")
+    found, again, steps, before = method.sample(50, noise("2M")), noise("2M"), method.steps, None
+    x = again.normal(50, 2)
+    for k in range(5, 0, -1):
+        x0, sde = method.teacher.x0(x, times[k]), etas[k - 1] == 1.0
+        x, before = dpm_solver_pp(k, x, x0, before, steps, sde), x0
+        if sde:
+            h = steps.half_log_snr[k - 1] - steps.half_log_snr[k]
+            assert steps.sd[k] == pytest.approx(steps.sigma[k - 1] * math.sqrt(-math.expm1(-2 * h)), rel=1e-6)
+        x = x + steps.sd[k] * again.normal(50, 2) if k > 1 else x
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from pathlib import Path
 
 import torch
@@ -28,6 +29,20 @@ def resolve_device(name: str) -> torch.device:
             )
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds, for differences of work done on ``device``.
+
+    With one CPU thread the process's own time: equal to wall time on an idle core and not disturbed by other
+    processes.  Otherwise wall time, on CUDA after a synchronisation.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def device_name(device: torch.device) -> str:

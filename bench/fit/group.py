@@ -145,6 +145,8 @@ class _Evaluation:
             if self.target.dim == 2:
                 draws = fitted.draws(self.config.eval["samples"], "samples")
                 fields["samples"] = [[round(v, 3) for v in pair] for pair in draws.tolist()]
+            if fitted.drawn:
+                fields["cost"]["draw_seconds_per_1000"] = float(f"{1000 * fitted.draw_seconds / fitted.drawn:.4g}")
         return new_record(self.config, self.seeds[row], "done" if died is None else "diverged", env=env, **fields)
 
     def _cost(self, run: Fit) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
+from bench.device import clock
 from bench.noise import DirectNoise, generator
 from methods.base import Method
 from targets.base import Target
@@ -54,6 +55,8 @@ class Fitted:
         """What the method computes in; truth draws are given in it too."""
         self.cache: dict[tuple[object, ...], Any] = {}
         """Work that several metrics share, keyed by what it is and its parameters (q does not change)."""
+        self.drawn, self.draw_seconds = 0, 0.0
+        """How many draws were made so far, and what they took (``bench.device.clock``)."""
 
     def generator(self, purpose: str) -> Generator:
         """CPU generator for one purpose ("q", "truth", "floor", "projections", ...)."""
@@ -70,7 +73,11 @@ class Fitted:
     @torch.no_grad()
     def fitted_draws(self, n: int, purpose: str = "q") -> Tensor:
         """The same draws in the coordinates of ``target.log_prob``, for metrics that evaluate densities of q or p."""
-        return self.method.sample(n, self.noise(purpose))
+        started = clock(self.device)
+        x = self.method.sample(n, self.noise(purpose))
+        self.draw_seconds += clock(self.device) - started
+        self.drawn += n
+        return x
 
     def truth(self, n: int, purpose: str = "truth") -> Tensor:
         """n draws standing for p (exact, or a subset of the stored reference), [n, d], on ``device``."""

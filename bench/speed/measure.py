@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from bench.config import Config, build_method, build_target
+from bench.device import clock
 from bench.fit.compiled import build
 from bench.fit.members import initialise
 from bench.fit.program import Program
@@ -85,14 +86,9 @@ def measure(found: Sequence[Variant], device: torch.device, *, rounds: int, seco
 
 
 def _timed(variant: Variant, count: int, device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = clock()
+    started = clock(device)
     variant.step(count)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - started
+    return clock(device) - started
 
 
 def _warm_up(variant: Variant, device: torch.device, seconds: float) -> int:

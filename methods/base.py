@@ -21,6 +21,7 @@ from targets.base import Target
 
 if TYPE_CHECKING:
     from methods.reverse import Reverse
+    from targets.diffusion.files import TeacherCard
 
 
 class Noise(Protocol):
@@ -191,6 +192,14 @@ class Method(nn.Module):
 
         Bounds on log q then take their proposals from ``mixing`` itself, which needs no density but many more draws.
         """
+        return None
+
+    def nll_bound(self, x: Tensor, noise: Noise) -> Tensor | None:
+        """An unbiased estimate of an upper bound on -log q(x), [n, d] -> [n] (nats); None where there is none."""
+        return None
+
+    def published(self) -> tuple[nn.Module, TeacherCard] | None:
+        """The noise predictor that this method has trained and what it is; None for methods that train none."""
         return None
 
     def inverse(self) -> Reverse | None:

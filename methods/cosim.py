@@ -67,7 +67,8 @@ class CoSIM(Generator):
         return Conditioned(self.target.dim, 2, hidden)
 
     def operations(self) -> dict[str, str]:
-        return {"training_data": "none" if self.draws == "current" else "reference draws"}
+        used = "none" if self.draws == "current" else "reference draws"
+        return {**super().operations(), "training_data": used}
 
     def generate(self, z: Tensor) -> Tensor:
         """The multistep sampler: predict x_0, noise it to the next time, repeat; [nfe, n, d] -> [n, d]."""

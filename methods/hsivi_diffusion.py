@@ -18,7 +18,7 @@ from methods.diffusion.training import Training
 from targets.base import Target
 from targets.diffusion.eps import teacher_of
 from targets.diffusion.grids import GridName, time_grid
-from targets.diffusion.schedule import ScheduleName, make_schedule
+from targets.diffusion.schedule import TeacherSchedule
 
 Weight = Literal["sigma2", "gamma2", "one"]
 
@@ -44,9 +44,9 @@ class HSIVIDiffusion(Method):
     noise.
 
     Args:
-        target: needs noised marginals.
+        target: needs a diffusion teacher.
         nfe: N.
-        schedule: of the diffusion.
+        schedule: of the diffusion; ``own`` takes the one a trained teacher was trained with.
         grid, power, times: tau_0..tau_N, see ``targets.diffusion.grids``; the code's is ``quad`` or ``uniform``.
         eta: of DDIM, one value or one per layer, the lowest first; 0.2 in the code.
         layer: mean of a layer: ``ddim`` (the paper's), or ``dpmpp``, of second order: the state of the chain is then
@@ -68,7 +68,7 @@ class HSIVIDiffusion(Method):
     """
 
     paper_name = "HSIVI-SM"
-    needs = frozenset({"noised"})
+    needs = frozenset({"teacher"})
     data_free: ClassVar[bool] = True
     added = {"layer": "ddim"}
     cheap = {
@@ -95,7 +95,7 @@ class HSIVIDiffusion(Method):
         target: Target,
         *,
         nfe: int = 5,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         grid: GridName = "quad",
         power: float = 3.0,
         times: tuple[int, ...] = (),
@@ -128,7 +128,7 @@ class HSIVIDiffusion(Method):
         require_not_negative(frozen=frozen)
         if frozen >= nfe:
             raise UserError(f"method.frozen={frozen} of nfe={nfe} layers", "leave at least one layer to train")
-        self.teacher = teacher_of(target, make_schedule(schedule))
+        self.teacher = teacher_of(target, schedule)
         found = time_grid(grid, nfe, self.teacher.schedule, power=power, times=times)
         self.steps = Steps(found, self.teacher.schedule, tuple(eta))
         self.learned = list(range(nfe, frozen, -1))  # from the top
@@ -161,7 +161,7 @@ class HSIVIDiffusion(Method):
         return self.training_options.players(self.regression, self.fisher)
 
     def operations(self) -> dict[str, str]:
-        return {"training_data": "none"}
+        return {"training_data": "none", "teacher": self.teacher.label}
 
     def networks(self) -> Sequence[nn.Module]:
         """Every evaluation of the student is one of the teacher plus its residual."""

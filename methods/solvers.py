@@ -32,7 +32,7 @@ from methods.base import Method, Noise, Player, require_fraction, require_positi
 from targets.base import Target
 from targets.diffusion.eps import EpsTeacher, eps_from_x0, teacher_of
 from targets.diffusion.grids import GridName, time_grid
-from targets.diffusion.schedule import ScheduleName, make_schedule
+from targets.diffusion.schedule import TeacherSchedule
 
 ROWS = 2**15
 """Draws made at once; a memory bound."""
@@ -42,19 +42,19 @@ class Solver(Method):
     """A solver of diffusers on the target's own diffusion; subclasses name its scheduler.
 
     Args:
-        target: with known noised marginals.
+        target: with a diffusion teacher.
         nfe: network evaluations per draw.
         grid: see ``targets.diffusion.grids``.
         times: of the explicit grid, one more than it has intervals.
         power: of the power grid.
-        schedule: ``linear`` or ``cosine``.
+        schedule: ``linear``, ``cosine``, or the teacher's ``own``.
         clip: bound on every coordinate of the x0 predictions, or None.
 
     Raises:
         UserError: diffusers is not installed, or the grid does not fit.
     """
 
-    needs = frozenset({"noised"})
+    needs = frozenset({"teacher"})
     trained = False
     scheduler: ClassVar[str]
     """Its class in diffusers."""
@@ -67,14 +67,14 @@ class Solver(Method):
         grid: GridName = "quad",
         times: tuple[int, ...] = (),
         power: float = 3.0,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         clip: float | None = None,
     ) -> None:
         super().__init__(target)
         require_positive(nfe=nfe, power=power, clip=1.0 if clip is None else clip)
         if importlib.util.find_spec("diffusers") is None:
             raise UserError("the solver baselines need the package diffusers", "pip install 'sivibench[diffusion]'")
-        self.teacher: EpsTeacher = teacher_of(target, make_schedule(schedule))
+        self.teacher: EpsTeacher = teacher_of(target, schedule)
         self.nfe, self.clip = nfe, clip
         if self.intervals(nfe) < 1:
             raise UserError(f"method.nfe={nfe} is too few for {type(self).__name__}", "raise method.nfe")
@@ -88,7 +88,8 @@ class Solver(Method):
         return []
 
     def operations(self) -> dict[str, str]:
-        return {"scheduler": f"{self.scheduler} of diffusers {importlib.metadata.version('diffusers')}"}
+        version = importlib.metadata.version("diffusers")
+        return {"scheduler": f"{self.scheduler} of diffusers {version}", "teacher": self.teacher.label}
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.teacher]
@@ -165,7 +166,7 @@ class DDIM(Solver):
         grid: GridName = "quad",
         times: tuple[int, ...] = (),
         power: float = 3.0,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         clip: float | None = None,
         eta: float = 0.0,
     ) -> None:
@@ -199,7 +200,7 @@ class DDPM(DDIM):
         grid: GridName = "quad",
         times: tuple[int, ...] = (),
         power: float = 3.0,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         clip: float | None = None,
     ) -> None:
         super().__init__(target, nfe=nfe, grid=grid, times=times, power=power, schedule=schedule, clip=clip, eta=1.0)
@@ -220,7 +221,7 @@ class _Multistep(Solver):
         grid: GridName = "quad",
         times: tuple[int, ...] = (),
         power: float = 3.0,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         clip: float | None = None,
         order: int = 2,
     ) -> None:

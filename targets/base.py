@@ -10,6 +10,8 @@ from torch import Generator, Tensor, nn
 
 if TYPE_CHECKING:
     from targets.bridge import Ladder
+    from targets.diffusion.eps import EpsTeacher
+    from targets.diffusion.schedule import Schedule
 
 
 class Uniform(Protocol):
@@ -131,6 +133,10 @@ class Target(nn.Module):
         """The marginal at noise level t of the forward diffusion of this target (CoSIM, EMD, Diff-Instruct)."""
         raise Unsupported(f"{type(self).__name__} has no noised marginals")
 
+    def teacher(self, schedule: Schedule | None = None) -> EpsTeacher:
+        """The noise predictor of this target's diffusion on ``schedule`` (None: on its own)."""
+        raise Unsupported(f"{type(self).__name__} has no diffusion teacher")
+
     def test_log_predictive(self, x: Tensor) -> Tensor:
         """Mean over test points of log mean over draws p(y | x); draws [n, d] -> scalar (nats per point)."""
         raise Unsupported(f"{type(self).__name__} has no test data")
@@ -138,7 +144,7 @@ class Target(nn.Module):
     @property
     def provides(self) -> frozenset[str]:
         """What this target offers, compared with ``Method.needs`` before anything runs."""
-        optional = ("log_prob", "sample", "noised", "test_log_predictive")
+        optional = ("log_prob", "sample", "noised", "teacher", "test_log_predictive")
         found = {name for name in optional if getattr(type(self), name) is not getattr(Target, name)}
         if "log_prob" in found or type(self).score is not Target.score:
             found |= {"score", "bridge"}

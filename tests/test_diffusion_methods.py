@@ -20,7 +20,7 @@ from methods.hsivi_diffusion import HSIVIDiffusion
 from methods.sid import SiD
 from targets.diffusion.grids import time_grid
 from targets.diffusion.schedule import linear_schedule
-from toy_gaussian import COVARIANCE, MEAN, Gaussian
+from toy_gaussian import COVARIANCE, MEAN, Drawless, Gaussian
 
 ONE_LAYER = [CoSIM, DiffInstruct, EMD, SiD]
 
@@ -419,9 +419,9 @@ def test_regularised_critic_scales_the_game_only():
 
 
 def test_cosim_names_its_training_data():
-    assert CoSIM(Gaussian(), hidden=(4,), critic=(4,)).operations() == {"training_data": "none"}
+    assert CoSIM(Gaussian(), hidden=(4,), critic=(4,)).operations()["training_data"] == "none"
     with pytest.raises(Exception, match="exact"):
-        CoSIM(Gaussian(), hidden=(4,), critic=(4,), draws="reference")  # this target has no draws
+        CoSIM(Drawless(), hidden=(4,), critic=(4,), draws="reference")  # this target has no draws
 
 
 def test_mixture_score_of_emd_is_that_of_the_batch():

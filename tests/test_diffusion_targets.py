@@ -96,7 +96,7 @@ def test_bad_schedules_and_targets_are_refused():
             Schedule(betas)
     with pytest.raises(UserError):
         make_schedule("nope")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="no noised marginals"):
+    with pytest.raises(UserError, match="no diffusion teacher"):
         teacher_of(entries("target")["banana"].obj())
     with pytest.raises(Unsupported):
         entries("target")["banana"].obj().noised(10)

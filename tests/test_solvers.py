@@ -20,7 +20,7 @@ from bench.store import Store
 from methods.base import Method
 from methods.solvers import DDIM, DDPM, DEIS, PNDM, DPMSolverPP, Heun, Solver, UniPC
 from targets.diffusion.schedule import linear_schedule
-from toy_gaussian import COVARIANCE, MEAN, Gaussian
+from toy_gaussian import COVARIANCE, MEAN, Drawless, Gaussian
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
@@ -208,7 +208,7 @@ def test_the_box_is_the_quantile_range_widened():
 
 
 def test_where_the_metrics_do_not_apply():
-    gaussian, moons = Gaussian(), entries("target")["moons"].obj()
+    drawless, moons = Drawless(), entries("target")["moons"].obj()
     assert "no network" in str(NFE().applies(Truth(moons), moons).replace("evaluates no network", "no network"))
     assert JSSets().applies(Truth(moons), moons) is None
-    assert JSSets().applies(Truth(gaussian), gaussian) is not None
+    assert JSSets().applies(Truth(drawless), drawless) is not None

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from targets.base import Target
 from targets.diffusion.noised import Diffusable, column
 
 MEAN = torch.ones(2)
@@ -36,3 +37,13 @@ class Gaussian(Diffusable):
         alpha, sigma = column(alpha, x), column(sigma, x)
         along = (x - alpha) @ self.axes
         return -(along / (alpha.square() * self.variances + sigma.square())) @ self.axes.T
+
+    def sample(self, n, generator):
+        """n exact draws, [n, 2]."""
+        return 1.0 + torch.randn(n, 2, generator=generator) @ torch.linalg.cholesky(COVARIANCE).T
+
+
+class Drawless(Gaussian):
+    """The same, without draws."""
+
+    sample = Target.sample

@@ -45,6 +45,12 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--watch", action="store_true", help="with launcher=slurm: wait, with a line whenever something has changed")
     add("--retry", metavar="STATUS", help=_RETRY)
 
+    add = _command(commands, "teacher", "teacher:teacher", "train a diffusion teacher and publish its weights")
+    add("name", nargs="?", help="a teacher of conf/teacher; nothing: list them")
+    add(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides that win over the file's; seeds=[100]: another one"
+    )
+
     add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")
     add("name", nargs="?", help="a table of conf/paper; `all`: every table from the records; nothing: list them")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="where and how to run: device=cuda compile=true ...")

@@ -16,7 +16,7 @@ from methods.diffusion.training import Training
 from targets.base import Target
 from targets.diffusion.eps import teacher_of
 from targets.diffusion.grids import GridName, time_grid
-from targets.diffusion.schedule import ScheduleName, make_schedule
+from targets.diffusion.schedule import TeacherSchedule
 
 LevelWeight = Literal["eps", "x0", "score"]
 
@@ -31,9 +31,9 @@ class Generator(Method):
     training starts at DDIM(eta) on the same grid.
 
     Args:
-        target: needs noised marginals.
+        target: needs a diffusion teacher.
         nfe: evaluations per draw.
-        schedule: of the diffusion.
+        schedule: of the diffusion; ``own`` takes the one a trained teacher was trained with.
         grid, power, times: tau_0..tau_N, see ``targets.diffusion.grids``; a draw is the x_0 predicted at tau_1, so
             that tau_0 is not used.
         eta: of the chain's steps; one value, or one per step, the lowest (which makes the draw and adds no noise)
@@ -47,7 +47,7 @@ class Generator(Method):
             ``methods.diffusion.training``.
     """
 
-    needs = frozenset({"noised"})
+    needs = frozenset({"teacher"})
     data_free: ClassVar[bool] = True
     cheap = {
         "batch": 32,
@@ -68,7 +68,7 @@ class Generator(Method):
         target: Target,
         *,
         nfe: int = 1,
-        schedule: ScheduleName = "linear",
+        schedule: TeacherSchedule = "linear",
         grid: GridName = "quad",
         power: float = 3.0,
         times: tuple[int, ...] = (),
@@ -92,7 +92,7 @@ class Generator(Method):
     ) -> None:
         super().__init__(target)
         require_positive(nfe=nfe, hidden=hidden, critic=critic, batch=batch, level_power=level_power)
-        self.teacher = teacher_of(target, make_schedule(schedule))
+        self.teacher = teacher_of(target, schedule)
         top = self.teacher.schedule.steps - 1
         if not 0 <= level_low < level_high <= top:
             raise UserError(
@@ -117,7 +117,7 @@ class Generator(Method):
         return self.training_options.players(self.regression, self.distil)
 
     def operations(self) -> dict[str, str]:
-        return {"training_data": "none"}
+        return {"training_data": "none", "teacher": self.teacher.label}
 
     def networks(self) -> Sequence[nn.Module]:
         """Every evaluation of the student is one of the teacher plus its residual."""

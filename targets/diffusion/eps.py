@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from targets.base import Target
+from targets.base import Target, Unsupported
 from targets.diffusion.noised import Diffusable, column
-from targets.diffusion.schedule import Schedule, linear_schedule
+from targets.diffusion.schedule import Schedule, TeacherSchedule, make_schedule
 
 Time = float | Tensor
 """A time of the schedule: a number, or a tensor that broadcasts against the leading shape of x (one time per row)."""
@@ -26,6 +26,9 @@ class EpsTeacher(nn.Module):
         schedule: alpha_t and sigma_t.
         dim: d of x.
     """
+
+    label = "exact"
+    """What it is, for the run record."""
 
     def __init__(self, schedule: Schedule, dim: int) -> None:
         super().__init__()
@@ -89,7 +92,8 @@ class FrozenTeacher(EpsTeacher):
     """A network eps(x, t) whose parameters are switched off.
 
     Args:
-        net: called as ``net(x, t)`` with t a tensor of x's leading shape, or what ``call`` makes of it.
+        net: called as ``net(x, t)`` with t a tensor of x's leading shape (of any that broadcasts against it, if the
+            network has ``broadcasts_time``), or what ``call`` makes of it.
         schedule: it was trained with.
         dim: d of x.
         call: how the network is called, for example to reshape rows to images.
@@ -105,21 +109,23 @@ class FrozenTeacher(EpsTeacher):
         super().__init__(schedule, dim)
         self.net = net.requires_grad_(False).eval()
         self._call = call or (lambda net, x, t: net(x, t))
+        self._broadcasts = call is None and getattr(net, "broadcasts_time", False)
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
         times = t.to(x.dtype) if isinstance(t, Tensor) else x.new_full((), t)
-        return self._call(self.net, x, times.expand(x.shape[:-1]))
+        return self._call(self.net, x, times if self._broadcasts else times.expand(x.shape[:-1]))
 
 
-def teacher_of(target: Target, schedule: Schedule | None = None) -> EpsTeacher:
-    """The teacher that a target offers: exact for ``Diffusable`` ones.
+def teacher_of(target: Target, schedule: TeacherSchedule = "linear") -> EpsTeacher:
+    """The teacher that a target offers: exact for ``Diffusable`` ones, a trained network for images.
 
     Raises:
-        UserError: it offers none.
+        UserError: it offers none, or none with this schedule.
     """
-    if not isinstance(target, Diffusable):
+    try:
+        return target.teacher(None if schedule == "own" else make_schedule(schedule))
+    except Unsupported as lacking:
         raise UserError(
-            f"target {target.registered_name or type(target).__name__!r} has no noised marginals",
-            "choose a Gaussian mixture or one of the 2-D sets (`sivibench list targets`)",
-        )
-    return target.teacher(linear_schedule() if schedule is None else schedule)
+            f"{lacking}: target {target.registered_name or type(target).__name__!r}",
+            "choose a Gaussian mixture, one of the 2-D sets or images (`sivibench list targets`)",
+        ) from lacking

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Literal, get_args, overload
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from bench.errors import UserError
 
 ScheduleName = Literal["linear", "cosine"]
+TeacherSchedule = Literal["linear", "cosine", "own"]
+"""Which schedule a method asks of a teacher; ``own``: the one it was trained with (exact teachers: linear)."""
+
 BETA_MAX = 0.999
 """Largest beta of the cosine schedule."""
 
@@ -41,6 +44,11 @@ class Schedule(nn.Module):
         self._exact = tuple(accumulate(math.log1p(-beta) for beta in betas))
         # log alpha_bar keeps its relative precision in float32 where 1 - alpha_bar would not
         self.register_buffer("log_alpha_bars", torch.tensor(self._exact, dtype=torch.get_default_dtype()))
+
+    def same_as(self, other: Schedule) -> bool:
+        """Whether alpha_bar is the same at every step, to nine digits."""
+        pairs = zip(self._exact, other._exact, strict=False)
+        return self.steps == other.steps and all(math.isclose(a, b, rel_tol=1e-9) for a, b in pairs)
 
     @overload
     def log_alpha_bar(self, t: float) -> float: ...
@@ -123,3 +131,36 @@ def make_schedule(name: ScheduleName = "linear") -> Schedule:
     if name not in get_args(ScheduleName):
         raise UserError(f"unknown schedule {name!r}", f"choose from: {', '.join(get_args(ScheduleName))}")
     return linear_schedule() if name == "linear" else cosine_schedule()
+
+
+def log_snr_schedule(gamma_min: float, gamma_max: float, steps: int = 1000) -> Schedule:
+    """gamma_t = -log(alpha_bar_t / (1 - alpha_bar_t)) from ``gamma_min`` to ``gamma_max`` in equal steps.
+
+    The schedule on which a variational diffusion model is used as a teacher: in continuous time its bound knows only
+    the end points (Kingma et al. 2021, arXiv:2107.00630), so the interior is a choice of the sampler.
+    """
+    gammas = [gamma_min + (gamma_max - gamma_min) * i / (steps - 1) for i in range(steps)]
+    log_bars = [0.0, *(-_softplus(gamma) for gamma in gammas)]
+    return Schedule([-math.expm1(after - before) for before, after in pairwise(log_bars)])
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def schedule_of(values: Mapping[str, Any]) -> Schedule:
+    """The schedule that a teacher's card describes: ``name`` (linear, cosine or log_snr) and its arguments.
+
+    Raises:
+        UserError: no such schedule, or arguments that are not its.
+    """
+    makers: dict[str, Callable[..., Schedule]] = {
+        "linear": linear_schedule,
+        "cosine": cosine_schedule,
+        "log_snr": log_snr_schedule,
+    }
+    arguments = {key: value for key, value in values.items() if key != "name"}
+    try:
+        return makers[values["name"]](**arguments)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"a teacher's schedule {dict(values)}: {error}", f"known: {', '.join(makers)}") from error

@@ -1,0 +1,91 @@
+"""Training a teacher: an ordinary recorded run whose averaged weights are published for methods that distil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.config import Config, build_method, build_target, compose
+from bench.config.overrides import CONF
+from bench.errors import UserError
+from bench.fit.layout import layouts, load
+from bench.fit.parameters import load_parameters
+from bench.run import execute
+from bench.store import Record, Store
+from methods.base import Method
+from targets.diffusion.files import publish, read_card, teachers_folder
+
+FOLDER = CONF / "teacher"
+Tell = Callable[[str], None]
+
+
+def names() -> list[str]:
+    """The teachers of ``conf/teacher``."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def configuration(name: str, overrides: Sequence[str] = ()) -> Config:
+    """The run that trains the teacher ``name``.
+
+    Raises:
+        UserError: no such teacher, or overrides that do not fit.
+    """
+    if name not in names():
+        raise UserError(f"unknown teacher {name!r}", f"choose from: {', '.join(names())}")
+    lines: Any = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["overrides"]
+    return compose([*lines, *overrides])
+
+
+def train(config: Config, tell: Tell) -> list[Path]:
+    """Publish a teacher for every seed of a configuration, fitting what is not on record.
+
+    Raises:
+        UserError: the method trains no teacher, or one of its runs is elsewhere or has diverged.
+        RunFailed: a fit raised.
+    """
+    paths = []
+    for record in execute(config, progress=tell):
+        if record["status"] != "done":
+            raise UserError(f"{record['run_id']} is {record['status']}", "nothing is published; see `sivibench status`")
+        path = teachers_folder() / f"{record['run_id']}.safetensors"
+        if path.is_file() and path.with_suffix(".json").is_file():
+            read_card(path, "sivibench teacher")
+        else:
+            path = _publish(config, record, tell)
+        paths.append(path)
+        tell(f"{record['run_id']}  {path}")
+    return paths
+
+
+def _publish(config: Config, record: Record, tell: Tell) -> Path:
+    values, digest = _parameters(config, record, tell)
+    target = build_target(config)
+    method: Method = build_method(config, target)
+    load(layouts(method, list(method.players())), values, method)
+    found = method.published()
+    if found is None:
+        raise UserError(f"method {config.method['name']!r} trains no teacher", "see the methods of conf/teacher")
+    net, card = found
+    about = {"parameters_sha256": digest, "metrics": {k: v["value"] for k, v in record["metrics"].items()}}
+    return publish(net, replace(card, run=record["run_id"], about=about))
+
+
+def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, Any], str]:
+    """Parameters of a finished run and their digest; where they were not kept, of a second fit in the cache."""
+    run_id, seed = record["run_id"], record["seed"]
+    values = load_parameters(Store(config.results).parameters, run_id, record["parameters_sha256"])
+    if values is not None:
+        return values, record["parameters_sha256"]
+    tell(f"{run_id} is on record, but its parameters are not in {config.results}: fitted again in the cache")
+    again = replace(config, seeds=[seed], results=str(teachers_folder() / "runs"))
+    (second,) = execute(again, progress=tell)
+    values = load_parameters(Store(again.results).parameters, run_id, second["parameters_sha256"])
+    if values is None:
+        raise UserError(f"the parameters of {run_id} are not in {again.results}", "delete that folder and repeat")
+    same = second["parameters_sha256"] == record["parameters_sha256"]
+    tell(f"{run_id}: {'the same bits as' if same else 'other bits than'} the run on record")
+    return values, second["parameters_sha256"]

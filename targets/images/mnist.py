@@ -1,0 +1,52 @@
+"""MNIST at 28 x 28, or padded to 32 x 32 pixels."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from bench.registry import register
+from targets.images.base import ImageTarget
+from targets.mnist import load_mnist
+
+SOURCE = "LeCun et al. 1998, doi:10.1109/5.726791"
+
+
+class _MNIST(ImageTarget):
+    """Handwritten digits of MNIST.
+
+    Args:
+        data: ``full``: 60,000 training and 10,000 test images; ``t10k``: the test files alone, split 8000 / 2000.
+        teacher: id or path of a teacher; "" for the recorded one (`sivibench teacher mnist`).
+    """
+
+    padding: ClassVar[int]
+    metrics = ("sliced_w2", "nfe")
+    curve_metric = "sliced_w2"
+    teacher_command = "sivibench teacher mnist"
+
+    def __init__(self, *, data: Literal["full", "t10k"] = "full", teacher: str = "") -> None:
+        parts = []
+        for features, _ in load_mnist(data):
+            images = np.rint(features * 255).astype(np.uint8).reshape(-1, 28, 28)
+            around = ((0, 0), (self.padding, self.padding), (self.padding, self.padding))
+            parts.append(torch.from_numpy(np.pad(images, around).reshape(len(images), -1)))
+        super().__init__(*parts, teacher=teacher)
+
+
+@register("target", "mnist28", source=SOURCE)
+class MNIST28(_MNIST):
+    """MNIST, 28 x 28 pixels."""
+
+    shape = (1, 28, 28)
+    padding = 0
+
+
+@register("target", "mnist32", source=SOURCE)
+class MNIST32(_MNIST):
+    """MNIST padded by two dark pixels on each side to 32 x 32, as diffusion networks want it."""
+
+    shape = (1, 32, 32)
+    padding = 2

@@ -1,0 +1,268 @@
+"""Teachers that are trained: the bound of VDM, the noise predictor of DDPM on a Gaussian, and teachers as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.errors import UserError
+from bench.fit.loop import fit
+from bench.fit.members import initialise
+from bench.noise import DirectNoise, generator
+from bench.teacher import configuration, names, train
+from methods.ddpm import DDPM
+from methods.vdm import VDM
+from targets.diffusion.eps import FrozenTeacher, teacher_of
+from targets.diffusion.files import TeacherCard, open_teacher, publish
+from targets.diffusion.networks import make_network
+from targets.diffusion.schedule import linear_schedule, log_snr_schedule, make_schedule
+from targets.images.digits import Digits, digits_split
+from toy_gaussian import Gaussian
+
+CARD = TeacherCard("film_mlp", {"hidden": 8, "blocks": 1}, (1, 8, 8), "digits", {"name": "linear"}, "", run="abc-s0")
+
+
+def noise(*parts: object) -> DirectNoise:
+    return DirectNoise(generator("teachers", *parts))
+
+
+class Exact(nn.Module):
+    """The exact noise predictor of the Gaussian, in VDM's or any other normalisation of the time."""
+
+    def __init__(self, method: VDM) -> None:
+        super().__init__()
+        self.target = method.target
+        self.low, self.span = (float(v) for v in method.ends())
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        gamma = self.low + self.span * t / 999
+        return self.target.noised_eps(z, torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt())
+
+
+def entropy_gap(method: VDM, n: int = 60_000) -> tuple[float, float]:
+    """Mean of bound + log p(x) over exact draws, which is >= 0 in expectation, and its standard error (nats)."""
+    target = Gaussian()
+    x = target.sample(n, generator("gap"))
+    gap = method.nll_bound(x, noise("gap")).detach() + target.log_prob(x) - target.log_z
+    return float(gap.mean()), float(gap.std() / math.sqrt(n))
+
+
+def test_vdm_bounds_the_likelihood_tightly_with_the_exact_predictor():
+    """In continuous time only the ends of the schedule are lost; few steps lose more."""
+    method = VDM(Gaussian(), ends="fixed", gamma_min=-7.0, gamma_max=7.0, draws=10)
+    method.net = Exact(method)
+    gap, error = entropy_gap(method, 600_000)
+    assert error < 0.02 and -4 * error < gap < 0.02 + 4 * error
+    method.timesteps = 50
+    coarse, error = entropy_gap(method)
+    assert gap + 10 * error < coarse < 2.0
+
+
+def test_vdm_bounds_the_likelihood_with_any_predictor():
+    torch.manual_seed(0)
+    method = VDM(Gaussian(), hidden=16, blocks=1, draws=10)
+    nn.init.normal_(method.net.outputs.weight, std=0.05)
+    gap, error = entropy_gap(method)
+    assert gap > 10 * error
+
+
+def test_vdm_bound_does_not_change_with_the_interior_of_the_schedule():
+    """In continuous time, for a predictor that is far from the best one; with few steps it does change."""
+    torch.manual_seed(1)
+    straight = VDM(Gaussian(), hidden=16, blocks=1, draws=10)
+    bent = VDM(Gaussian(), hidden=16, blocks=1, draws=10, interior="learned")
+    nn.init.normal_(straight.net.outputs.weight, std=0.05)
+    bent.net.load_state_dict(straight.net.state_dict())
+    with torch.no_grad():
+        bent.interior.inner.fill_(3.0)
+        bent.interior.outer.fill_(1.0)
+    t = torch.linspace(0, 1, 5)
+    assert float((bent.gamma(t)[0] - straight.gamma(t)[0]).detach().abs().max()) > 1.0
+    x = Gaussian().sample(100_000, generator("interior"))
+
+    def bounds(steps: int) -> tuple[float, float]:
+        for method in (straight, bent):
+            method.timesteps = steps
+        with torch.no_grad():
+            a, b = (method.diffusion(x, noise("interior")) for method in (straight, bent))
+        return float((a - b).mean()), float((a.var() + b.var()).div(len(x)).sqrt())
+
+    difference, error = bounds(0)
+    assert abs(difference) < 4 * error
+    difference, error = bounds(4)
+    assert abs(difference) > 10 * error
+
+
+def test_gamma_is_increasing_with_the_derivative_it_gives():
+    torch.manual_seed(0)
+    method = VDM(Gaussian(), interior="learned", gamma_min=-7.0, gamma_max=4.0, draws=10).double()
+    t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
+    value, slope = method.gamma(t)
+    (expected,) = torch.autograd.grad(value.sum(), t)
+    torch.testing.assert_close(slope, expected)
+    assert (slope > 0).all()
+    assert abs(float(value[0].detach()) + 7) < 1e-6 and abs(float(value[-1].detach()) - 4) < 1e-6
+
+
+def test_levels_of_pixels_are_a_distribution():
+    """The likelihood of a pixel's levels sums to 1, and a clean enough z_0 gives the level away."""
+    method = VDM(Digits(teacher="none"), hidden=8, blocks=1, gamma_min=-12.0)
+    x = method.target.train_images()[:50]
+    assert float(method.reconstruction(x, noise("levels")).detach().mean()) < 0.01
+    wide = VDM(Digits(teacher="none"), hidden=8, blocks=1, gamma_min=8.0, gamma_max=9.0)
+    uniform = 64 * math.log(17)
+    assert abs(float(wide.reconstruction(x, noise("levels")).detach().mean()) - uniform) < 0.05 * uniform
+
+
+@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+def test_ddpm_approaches_the_exact_predictor(weight):
+    """On Gaussian data the predictor is linear in x: error in eps against the closed form, over all noise levels."""
+    target = Gaussian()
+    build = {"hidden": 32, "blocks": 1, "batch": 128, "lr": 5e-3, "ema": 0.97, "draws": 50_000, "weight": weight}
+    method = initialise(lambda: DDPM(target, **build), [0])
+    run = fit(method, [0], 300)
+    fitted = run.member(0, method[0]).teacher()
+    exact = teacher_of(target)
+    x0 = target.sample(4000, generator("check"))
+    t = torch.arange(4000.0) % 1000
+    alpha, sigma = (f(t).unsqueeze(-1) for f in (exact.schedule.alpha, exact.schedule.sigma))
+    x = alpha * x0 + sigma * noise("check").normal(4000, 2)
+    with torch.no_grad():
+        error = (fitted.eps(x, t) - exact.eps(x, t)).square().mean(-1)
+        scale = exact.eps(x, t).square().mean()
+    # L_simple of the best predictor is about .25, of the untrained one 1
+    assert float(error.mean()) < 0.06 * float(scale), (float(error.mean()), float(scale))
+
+
+def test_networks_broadcast_their_time():
+    torch.manual_seed(0)
+    net = make_network("film_mlp", (3,), {"hidden": 16, "blocks": 2})
+    nn.init.normal_(net.outputs.weight)
+    x, t = torch.randn(2, 5, 3), torch.tensor([[10.0], [500.0]])
+    torch.testing.assert_close(net(x, t), net(x, t.expand(2, 5)))
+    teacher = FrozenTeacher(net, linear_schedule(), 3)
+    torch.testing.assert_close(teacher.eps(x[1], 500), net(x, t)[1])
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_unet_predicts_for_rows():
+    pytest.importorskip("diffusers")
+    net = make_network("unet", (1, 8, 8), {"channels": [8, 16], "layers": 1, "attention": [1], "groups": 4})
+    x = torch.randn(3, 64)
+    out = net(x, torch.tensor([0.0, 500.0, 999.0]))
+    assert out.shape == x.shape
+    torch.testing.assert_close(out[1:2], net(x[1:2], torch.tensor(500.0)), rtol=1e-4, atol=1e-5)
+
+
+def test_log_snr_schedule_is_linear_in_gamma():
+    schedule = log_snr_schedule(-8.0, 7.0, steps=500)
+    gammas = [-2 * schedule.half_log_snr(t) for t in (0, 100, 499)]
+    assert gammas == pytest.approx([-8.0, -8.0 + 15 * 100 / 499, 7.0], abs=1e-6)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("SIVIBENCH_DATA", raising=False)
+    return tmp_path
+
+
+def published(card: TeacherCard = CARD) -> Path:
+    return publish(make_network(card.network, card.shape, card.arguments), card)
+
+
+def test_a_published_teacher_is_the_same_network(cache):
+    torch.manual_seed(0)
+    net = make_network(CARD.network, CARD.shape, CARD.arguments)
+    nn.init.normal_(net.outputs.weight)
+    publish(net, CARD)
+    teacher = Digits(teacher="abc-s0").teacher(make_schedule("linear"))
+    x = torch.randn(4, 64)
+    assert torch.equal(teacher.eps(x, 30), net(x, torch.tensor(30.0)))
+    assert teacher.label.startswith("abc-s0 sha256 ")
+
+
+def test_a_missing_teacher_names_the_command_and_the_places(cache):
+    with pytest.raises(UserError) as caught:
+        Digits(teacher="nobody-s0").teacher()
+    assert "sivibench teacher digits" in str(caught.value)
+    assert str(cache / "teachers" / "nobody-s0.safetensors") in str(caught.value)
+
+
+def test_a_teacher_of_other_images_is_refused_with_both_shapes(cache):
+    published(replace(CARD, shape=(1, 4, 4), data="stamps"))
+    with pytest.raises(UserError, match=r"\[1, 4, 4\] \(stamps\).*\[1, 8, 8\]"):
+        Digits(teacher="abc-s0").teacher()
+
+
+def test_damaged_weights_are_refused_with_both_checksums(cache):
+    path = published()
+    expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(UserError, match=f"expected {expected}"):
+        Digits(teacher="abc-s0").teacher()
+
+
+def test_another_schedule_is_refused(cache):
+    published(replace(CARD, schedule={"name": "cosine"}))
+    with pytest.raises(UserError, match="schedule"):
+        teacher_of(Digits(teacher="abc-s0"), "linear")
+    assert teacher_of(Digits(teacher="abc-s0"), "own").schedule.same_as(make_schedule("cosine"))
+
+
+def test_weights_of_another_network_are_refused(cache):
+    path = published()
+    card = json.loads(path.with_suffix(".json").read_text()) | {"arguments": {"hidden": 16, "blocks": 1}}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="size mismatch"):
+        open_teacher(str(path), shape=(1, 8, 8), data="digits", schedule=None, make="sivibench teacher digits")
+
+
+def test_a_card_that_is_none_is_refused(cache):
+    path = published()
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(UserError, match="does not describe a teacher"):
+        Digits(teacher="abc-s0").teacher()
+
+
+def test_training_publishes_and_training_again_does_nothing(cache, tmp_path):
+    overrides = ["method.hidden=8", "method.blocks=1", "method.steps=3", "train.iterations=5", "eval.metrics=[nfe]"]
+    config = replace(configuration("digits", overrides), results=str(tmp_path / "results"))
+    told: list[str] = []
+    (path,) = train(config, told.append)
+    weights = path.read_bytes()
+    assert Digits(teacher=path.stem).teacher().eps(torch.zeros(1, 64), 3).shape == (1, 64)
+    assert train(config, told.append) == [path] and path.read_bytes() == weights
+    # weights lost, parameters not kept: fitted again beside the record, to the same bits
+    path.unlink()
+    for kept in (tmp_path / "results" / "artifacts" / "parameters").glob("*"):
+        kept.unlink()
+    train(config, told.append)
+    assert path.read_bytes() == weights and any("the same bits as" in line for line in told)
+
+
+@pytest.mark.parametrize("name", names())
+def test_configured_teachers_compose(name):
+    assert configuration(name).method["name"] in ("ddpm", "vdm")
+
+
+def test_the_default_teacher_is_the_configured_one():
+    config = configuration("digits")
+    assert Digits.default_teacher == config.run_id(config.seeds[0])
+
+
+def test_digits_split_is_stratified_and_disjoint():
+    split = digits_split()
+    assert [len(split[part][0]) for part in ("train", "test")] == [1297, 500]
+    shares = [torch.bincount(split[part][1]).double() / len(split[part][1]) for part in ("train", "test")]
+    assert float((shares[0] - shares[1]).abs().max()) < 2e-3
+    assert int(split["train"][0].max()) == 16

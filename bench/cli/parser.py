@@ -72,6 +72,8 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("run_id", help="run id or the beginning of one")
 
     add = _command(commands, "report", "reports:report", "tables of all runs, and the same as HTML, Markdown and LaTeX")
+    add("what", nargs="?", choices=["diffusion"], help="diffusion: few-step samplers at equal network evaluations")
+    add("--metric", action="append", default=[], metavar="NAME", help="of `report diffusion`: instead of its choice")
     add("--target", help="one target only")
     add("--out", metavar="DIR", help="folder of the pages (default: <results>/reports)")
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench import registry
 from bench.cli.inspection import name_unreadable, store_of
 from bench.cli.parser import print_json
+from bench.errors import UserError
 from bench.files import explain_os_error
 
 
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the pages; 1 if a record is unreadable."""
-    from bench.report import as_json, render_terminal, write_report
-
     store = store_of(args)
     if args.target:
         registry.get("target", args.target)
+    as_json, render_terminal, write = _renderers(args)
     records, unreadable = store.load(target=args.target or "*")
     code = name_unreadable(unreadable)
     if args.json:
@@ -28,7 +31,7 @@ def report(args: argparse.Namespace) -> int:
         return code
     folder = Path(args.out) if args.out else store.root / "reports"
     try:
-        paths = write_report(records, folder, _title(args))
+        paths = write(records, folder, _title(args))
     except OSError as error:
         problem = explain_os_error(folder, error)
         if problem is None:
@@ -39,8 +42,29 @@ def report(args: argparse.Namespace) -> int:
     return code
 
 
+def _renderers(args: argparse.Namespace) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Data, text and pages of the report asked for.
+
+    Raises:
+        UserError: ``--metric`` names no metric, or the report has no choice of metrics.
+    """
+    if args.what is None:
+        if args.metric:
+            raise UserError("--metric without a report that asks for it", "sivibench report diffusion --metric ...")
+        from bench import report
+
+        return report.as_json, report.render_terminal, report.write_report
+    from bench.report import diffusion
+
+    for name in args.metric:
+        registry.get("metric", name)
+    made = (diffusion.as_json, diffusion.render_terminal, diffusion.write_report)
+    return tuple(partial(function, metrics=args.metric) for function in made)  # type: ignore[return-value]
+
+
 def _title(args: argparse.Namespace) -> str:
-    return f"sivibench: {args.target}" if args.target else "sivibench"
+    subject = "few-step samplers of diffusions" if args.what else ""
+    return ": ".join(filter(None, ("sivibench", subject, args.target)))
 
 
 def reference(args: argparse.Namespace) -> int:

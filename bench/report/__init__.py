@@ -5,13 +5,11 @@ The same records give the same bytes, in whatever order they come.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.environment import source_digest
+from bench.report.pages import make_stamp, write_pages
 from bench.report.table import build
 
 
@@ -43,28 +41,19 @@ def write_report(records: Sequence[dict[str, Any]], folder: Path, title: str) ->
     Raises:
         UserError: two different records claim the same run.
     """
-    paths = {suffix: folder / f"report.{suffix}" for suffix in ("html", "md", "tex")}
-    stamp = _stamp(records, title)
-    if all(path.exists() for path in paths.values()) and stamp in paths["html"].read_text(encoding="utf-8"):
-        return paths  # the same records give the same bytes, and drawing takes seconds
-    # matplotlib and jinja2 are imported only where a page is written: the terminal table stays quick
-    from bench.report import html, latex, markdown
-    from bench.report.overview import overview
 
-    tables = build(records)
-    matrix = overview(tables)
-    texts = {
-        "html": html.render(tables, matrix, title, stamp),
-        "md": markdown.render(tables, matrix, title),
-        "tex": latex.render(matrix),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in texts.items():
-        paths[suffix].write_text(text, encoding="utf-8", newline="\n")
-    return paths
+    def texts() -> dict[str, str]:
+        # matplotlib and jinja2 are imported only where a page is written: the terminal table stays quick
+        from bench.report import html, latex, markdown
+        from bench.report.overview import overview
 
+        tables = build(records)
+        matrix = overview(tables)
+        return {
+            "html": html.render(tables, matrix, title, stamp),
+            "md": markdown.render(tables, matrix, title),
+            "tex": latex.render(matrix),
+        }
 
-def _stamp(records: Sequence[dict[str, Any]], title: str) -> str:
-    """What a report is made of: the code, the records in any order, the title."""
-    parts = [source_digest(), title, *sorted(json.dumps(record, sort_keys=True) for record in records)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    stamp = make_stamp(records, title)
+    return write_pages(folder, "report", stamp, texts)

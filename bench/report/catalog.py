@@ -69,6 +69,18 @@ def is_registered(kind: Kind, name: str) -> bool:
     return _entry(kind, name) is not None
 
 
+def is_trained(method: str) -> bool:
+    """Whether a method has anything to fit; one that is no longer registered is taken to have."""
+    entry = _entry("method", method)
+    return bool(getattr(entry.obj, "trained", True)) if entry else True
+
+
+def has_exact_teacher(target: str) -> bool:
+    """Whether the noised marginals of a target are known, so that its diffusion needs no trained network."""
+    entry = _entry("target", target)
+    return entry is not None and getattr(entry.obj, "noised", None) is not Target.noised
+
+
 def build_target(config: dict[str, Any]) -> Target:
     """The target a record's configuration describes.
 

@@ -14,7 +14,7 @@ def as_data(tables: Tables) -> dict[str, Any]:
     """JSON-serialisable form of the tables; missing numbers are null."""
     return {
         "schema": 1,
-        "records": asdict(provenance(tables)),
+        "records": asdict(provenance(tables.records)),
         "targets": [
             {
                 "target": section.problem.name,

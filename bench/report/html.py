@@ -35,8 +35,8 @@ class Illustration:
     caption: str
 
 
-def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
-    """The page as a string; ``stamp`` tells later calls what it was made of."""
+def make_environment() -> Environment:
+    """Templates with the filters and the writers of cells that all pages share."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -47,6 +47,12 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
                      "source"):  # fmt: skip
         environment.globals[function] = getattr(cells, function)
     environment.globals |= {"shade": _shade, "setting": _distinct}
+    return environment
+
+
+def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
+    """The page as a string; ``stamp`` tells later calls what it was made of."""
+    environment = make_environment()
     colours = palette(group.label for section in tables.sections for group in section.groups)
     pages = [
         {
@@ -59,12 +65,12 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
     return environment.get_template("report.html.j2").render(
         title=title,
         stamp=stamp,
-        facts=provenance(tables).lines(),
+        facts=provenance(tables.records).lines(),
         matrix=matrix,
         pages=pages,
-        protocols=protocols(tables),
+        protocols=protocols(tables.records),
         rank_rule=RANK_RULE,
-        runs=[_run(group) for section in tables.sections for group in section.groups],
+        runs=[describe_run(group) for section in tables.sections for group in section.groups],
     )
 
 
@@ -94,7 +100,8 @@ def _distinct(board: Board) -> str:
     return setting({key: value for key, value in board.distinct.items() if key != "protocol"})
 
 
-def _run(group: Group) -> dict[str, Any]:
+def describe_run(group: Group) -> dict[str, Any]:
+    """Command, seeds, commits and failures of a configuration."""
     failures = []
     for record in group.records:
         if record["status"] != "done":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from bench.report.commands import command
+from bench.report.groups import Record
 from bench.report.overview import Overview
 from bench.report.summary import provenance
 from bench.report.table import Tables
@@ -15,7 +17,7 @@ from bench.stats import RANK_RULE
 def render(tables: Tables, matrix: Overview, title: str) -> str:
     """The whole report as Markdown."""
     lines = [f"# {escape(title)}", ""]
-    lines += [f"- {name}: {escape(text)}" for name, text in provenance(tables).lines()]
+    lines += [f"- {name}: {escape(text)}" for name, text in provenance(tables.records).lines()]
     if matrix.columns:
         lines += ["", "## Overview", "", "Headline metric of each target: mean ± half interval (rank).", ""]
         lines += pipe_table(overview_grid(matrix))
@@ -31,7 +33,7 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
             lines += ([""] if notes else []) + [f"- {escape(note)}" for note in notes]
     if tables.sections:
         lines += ["", "## Protocols", ""]
-        lines += [f"- `{key}`: `{json.dumps(text, sort_keys=True)}`" for key, text in protocols(tables).items()]
+        lines += [f"- `{key}`: `{json.dumps(text, sort_keys=True)}`" for key, text in protocols(tables.records).items()]
         lines += ["", "## Commands", ""]
         for section in tables.sections:
             for group in section.groups:
@@ -40,10 +42,10 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def protocols(tables: Tables) -> dict[str, dict[str, object]]:
+def protocols(records: Iterable[Record]) -> dict[str, dict[str, object]]:
     """Protocol id -> its content, for every value and curve in the report, sorted by metric."""
     found: dict[str, dict[str, object]] = {}
-    for record in tables.records:
+    for record in records:
         found |= record.get("protocols") or {}
     return dict(sorted(found.items(), key=lambda item: (str(item[1].get("metric")), item[0])))
 

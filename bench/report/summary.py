@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.report.table import Tables
+from bench.report.groups import Record
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Provenance:
         ]
 
 
-def provenance(tables: Tables) -> Provenance:
+def provenance(records: Sequence[Record]) -> Provenance:
     """Facts about the records of a report."""
-    envs = [record.get("env") or {} for record in tables.records]
-    created = sorted(str(r["created"])[:10] for r in tables.records if r.get("created"))
+    envs = [record.get("env") or {} for record in records]
+    created = sorted(str(r["created"])[:10] for r in records if r.get("created"))
     devices = {" ".join(dict.fromkeys(str(e[k]) for k in ("device", "device_name") if e.get(k))) for e in envs}
     return Provenance(
-        records=len(tables.records),
-        statuses=dict(sorted(Counter(r["status"] for r in tables.records).items())),
+        records=len(records),
+        statuses=dict(sorted(Counter(r["status"] for r in records).items())),
         commits=tuple(sorted({str(e["git"])[:10] for e in envs if e.get("git")})),
         dirty=sum(bool(e.get("dirty")) for e in envs),
         first=created[0] if created else "",

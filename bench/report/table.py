@@ -117,7 +117,7 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
     problem = groups[0].problem
     boards = []
     for protocol_id in ids:
-        raw = [_row(metric, protocol_id, g) for g in groups]
+        raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
         found = stats.ranks({r.label: r.values for r in raw}, info.direction)
@@ -130,7 +130,8 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
     return boards
 
 
-def _row(metric: str, protocol_id: str, member: Group) -> Row:
+def row_of(metric: str, protocol_id: str, member: Group) -> Row:
+    """One configuration's values of a metric under one protocol, not ranked yet."""
     values: dict[int, float] = {}
     floors: list[float] = []
     failures, reasons = dict(member.failures), []

@@ -1,0 +1,60 @@
+"""The comparison as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from bench.report.diffusion import render
+from bench.report.diffusion.figures import against_nfe, against_seconds
+from bench.report.diffusion.published import Quoted
+from bench.report.diffusion.table import Comparison, Sheet
+from bench.report.figures import palette
+from bench.report.html import Illustration, describe_run, make_environment
+from bench.report.markdown import protocols
+from bench.report.summary import provenance
+from bench.stats import RANK_RULE
+
+QUALITY = (
+    "Solid lines: trained samplers; dashed: solvers. A line runs through a method's best setting at each NFE, its "
+    "other settings are points, hollow ones untrained. Bands and bars span lowest to highest seed; dotted: the noise "
+    "floor."
+)
+TIME = "The number beside a point is its NFE; hollow points are solvers. Compare within one machine only."
+
+
+def page(comparison: Comparison, rows: tuple[Quoted, ...], title: str, stamp: str) -> str:
+    """The page as a string; ``stamp`` tells later calls what it was made of."""
+    names = {s.line.name for sheet in comparison.sheets for _, samplers in sheet.blocks for s in samplers}
+    colours = palette(names)
+    pages = [
+        {"sheet": sheet, "title": render.describe(sheet), "figures": _figures(sheet, colours, f"d{index}")}
+        for index, sheet in enumerate(comparison.sheets)
+    ]
+    return (
+        make_environment()
+        .get_template("diffusion.html.j2")
+        .render(
+            title=title,
+            stamp=stamp,
+            facts=provenance(comparison.records).lines(),
+            pages=pages,
+            notes=comparison.notes,
+            reading=render.READING,
+            rank_rule=RANK_RULE,
+            apart=render.APART,
+            cost=render.costs(comparison),
+            quoted=render.published_grid(rows),
+            protocols=protocols(comparison.records),
+            runs=[describe_run(group) for group in comparison.groups],
+        )
+    )
+
+
+def _figures(sheet: Sheet, colours: dict[str, str], prefix: str) -> list[Illustration]:
+    found = [
+        Illustration("Quality against network evaluations", Markup(against_nfe(sheet, colours, prefix + "n")), QUALITY)
+    ]
+    timed = against_seconds(sheet, colours, prefix + "s")
+    if timed is not None:
+        found.append(Illustration("Quality against sampling time", Markup(timed), TIME))
+    return found

@@ -1,0 +1,131 @@
+"""The samplers of one NFE: which configurations make a line, and what it is called."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.report import catalog
+from bench.report.diffusion.settings import grid_of, is_untrained
+from bench.report.groups import Group, differing, flatten, setting
+
+LONG = 40
+"""Settings longer than this are named by a letter, with a note."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sampler: its configurations, at most one per problem where it is trained, each with what sets it apart."""
+
+    label: str
+    kind: str
+    """What was done for it: ``distilled, data-free``, ``untrained``, ``best of 12``, ``on the grid of ...``."""
+    method: str
+    members: tuple[tuple[Group, str], ...] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """The method, whatever its setting."""
+        return catalog.paper_name(self.method)
+
+    @property
+    def is_solver(self) -> bool:
+        return not catalog.is_trained(self.method)
+
+
+def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
+    """Lines of the groups of one NFE; new notes are added to ``notes``."""
+    by_method: dict[str, list[Group]] = defaultdict(list)
+    for member in groups:
+        by_method[member.method].append(member)
+    trained = {m: members for m, members in by_method.items() if catalog.is_trained(m)}
+    found = [line for method, members in trained.items() for line in _trained(method, members, notes)]
+    grids: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
+    for line in found:
+        for member, _ in line.members:
+            grid = grid_of(member.records[0])
+            if grid is not None and grid[0] == "explicit":
+                grids[grid][line.label] = None
+    for method, members in by_method.items():
+        if method not in trained:
+            found += _solver(method, members, {grid: " and ".join(names) for grid, names in grids.items()})
+    return found
+
+
+def _trained(method: str, groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
+    """A line per setting; settings that differ only between problems (tuned per target) share it."""
+    keys = _telling(groups)
+    lines: dict[tuple[str, bool], list[tuple[Group, str]]] = defaultdict(list)
+    for member in groups:
+        text = _shown(member, keys)
+        lines[text, is_untrained(member.records[0])].append((member, ""))
+    found = []
+    for (text, untrained), members in sorted(lines.items()):
+        label = catalog.paper_name(method) + (f" ({_short(text, notes)})" if text else "")
+        kind = "untrained" if untrained else _training_data(members[0][0])
+        found.append(Line(label, kind, method, tuple(members)))
+    return found
+
+
+def _training_data(member: Group) -> str:
+    operations = (member.records[0].get("env") or {}).get("operations") or {}
+    used = operations.get("training_data")
+    return "distilled" if used is None else "distilled, data-free" if used == "none" else f"distilled from {used}"
+
+
+def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], str]) -> list[Line]:
+    """The best of all settings; and the settings on every explicit grid of a trained sampler."""
+    keys = _telling(groups)
+    name = catalog.paper_name(method)
+    members = [(member, _shown(member, keys)) for member in groups]
+    most = max(sum(other.problem == member.problem for other in groups) for member in groups)
+    found = [Line(name, f"best of {most}", method, tuple(members))]
+    for grid, owners in grids.items():
+        same = tuple((member, "") for member, _ in members if grid_of(member.records[0]) == grid)
+        if same:
+            found.append(Line(name, f"on the grid of {owners}", method, same))
+    return found
+
+
+def _telling(groups: Sequence[Group]) -> set[str]:
+    """The settings that tell configurations of a method apart on any one problem."""
+    by_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for member in groups:
+        by_problem[json.dumps(member.problem.config, sort_keys=True)].append(_own(member))
+    return {key for configs in by_problem.values() for difference in differing(configs) for key in difference}
+
+
+def _own(member: Group) -> dict[str, Any]:
+    """Method and training of a configuration; how long a sampler that stayed untrained was trained does not count."""
+    config = member.records[0]["config"]
+    own = {"method": dict(config["method"]), "train": dict(config.get("train", {}))}
+    if is_untrained(member.records[0]) or not catalog.is_trained(member.method):
+        own["train"].pop("iterations", None)
+    return own
+
+
+def _shown(member: Group, keys: set[str]) -> str:
+    values = {key: value for key, value in sorted(flatten(_own(member)).items()) if key in keys}
+    if values.get("method.grid") not in (None, "explicit"):
+        values.pop("method.times", None)
+    if values.get("method.grid") not in (None, "power"):
+        values.pop("method.power", None)
+    return setting(values)
+
+
+def _short(text: str, notes: dict[str, str]) -> str:
+    """The text itself or, where it is long, the letter of the note that holds it."""
+    if len(text) <= LONG:
+        return text
+    for letter, note in notes.items():
+        if note == text:
+            return letter
+    notes[letter := _letter(len(notes))] = text
+    return letter
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i) if i < 26 else f"A{i}"

@@ -1,0 +1,171 @@
+"""Few-step samplers compared: quality at equal numbers of network evaluations (NFE).
+
+Rows are samplers, grouped by their NFE; columns are problems (a target with its teacher) under one protocol.  A trained
+sampler has a row per setting, never the best of them.  Of a training-free solver the best of all settings on record is
+shown, per column, chosen by the very value it is shown with, which favours the solver; and its settings on the time
+grid of a trained sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from bench import stats
+from bench.report import catalog
+from bench.report.diffusion.lines import Line, lines_of
+from bench.report.diffusion.settings import nfe_of, teacher_name
+from bench.report.groups import Group, Problem, Record, group, ordered
+from bench.report.table import Row, row_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value: a row of the ordinary tables, its rank in column and NFE, and which of a solver's settings it is."""
+
+    row: Row
+    rank: int | None
+    setting: str
+    seconds: float | None
+    """Per 1,000 draws."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A line of a sheet; ``cells`` has one entry per column."""
+
+    line: Line
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A problem under one protocol."""
+
+    problem: Problem
+    protocol_id: str
+    teacher: str
+    floor: float | None
+    """Mean over all values of the column."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One metric: blocks of samplers by NFE."""
+
+    metric: str
+    direction: str
+    unit: str
+    columns: tuple[Column, ...]
+    blocks: tuple[tuple[int, tuple[Sampler, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything the renderers need; ``notes`` explain the marks of long settings."""
+
+    sheets: tuple[Sheet, ...]
+    notes: dict[str, str]
+    records: tuple[Record, ...] = field(compare=False)
+    groups: tuple[Group, ...] = field(compare=False)
+
+
+def compare(records: Iterable[Record], metrics: Sequence[str] = ()) -> Comparison:
+    """The comparison of the runs that have an NFE.
+
+    Args:
+        records: run records; others than of few-step samplers are passed over.
+        metrics: which to show; by default each target's first one, and those by which both a trained sampler and a
+            solver were measured on it.
+
+    Raises:
+        UserError: two different records claim the same run.
+    """
+    kept = [r for r in ordered(records) if nfe_of([r]) is not None]
+    groups = group(kept)
+    notes: dict[str, str] = {}
+    by_nfe: dict[int, list[Group]] = defaultdict(list)
+    for member in groups:
+        nfe = nfe_of(member.records)
+        assert nfe is not None
+        by_nfe[nfe].append(member)
+    lines = {nfe: lines_of(by_nfe[nfe], notes) for nfe in sorted(by_nfe)}
+    names = list(dict.fromkeys(metrics or (m for p in _problems(groups) for m in _shown(p, groups))))
+    sheets = [_sheet(metric, groups, lines) for metric in names]
+    return Comparison(tuple(s for s in sheets if s.columns), notes, tuple(kept), tuple(groups))
+
+
+def _problems(groups: Iterable[Group]) -> list[Problem]:
+    return sorted({g.problem for g in groups}, key=lambda p: p.label)
+
+
+def _shown(problem: Problem, groups: Iterable[Group]) -> list[str]:
+    """The metrics of a problem that this comparison is about."""
+    by: dict[bool, set[str]] = {True: set(), False: set()}
+    for member in groups:
+        if member.problem == problem:
+            by[catalog.is_trained(member.method)] |= {m for r in member.done for m in r["metrics"]}
+    declared = [m for m in catalog.target_metrics(problem.name) if m in by[True] | by[False]]
+    both = [m for m in (*declared, *sorted(by[True])) if m in by[True] & by[False] and m != "nfe"]
+    return list(dict.fromkeys([*declared[:1], *both]))
+
+
+def _sheet(metric: str, groups: Sequence[Group], lines: dict[int, list[Line]]) -> Sheet:
+    columns = [c for problem in _problems(groups) for c in _columns(metric, problem, groups)]
+    direction, unit = catalog.metric_info(metric).direction, catalog.metric_info(metric).unit
+    blocks = []
+    for nfe, found in lines.items():
+        samplers = _block(metric, direction, columns, found)
+        if samplers:
+            blocks.append((nfe, samplers))
+    return Sheet(metric, direction, unit, tuple(columns), tuple(blocks))
+
+
+def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Column]:
+    floors: dict[str, list[float]] = defaultdict(list)
+    for record in (r for g in groups if g.problem == problem for r in g.done):
+        if metric in record["metrics"]:
+            value = record["metrics"][metric]
+            floors[value["protocol"]] += [] if value.get("floor") is None else [value["floor"]]
+    teacher = teacher_name(problem)
+    return [Column(problem, key, teacher, _mean(floors[key])) for key in sorted(floors)]
+
+
+def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Sampler, ...]:
+    """The samplers of one NFE, best mean rank first."""
+    chosen = [[_best(metric, direction, column, line) for column in columns] for line in lines]
+    ranks = [
+        stats.ranks({str(i): cell.row.values for i, cell in enumerate(found) if cell is not None}, direction)
+        for found in zip(*chosen, strict=True)
+    ]
+    samplers = []
+    for i, (line, cells) in enumerate(zip(lines, chosen, strict=True)):
+        if any(cells):
+            pairs = zip(cells, ranks, strict=True)
+            ranked = [None if cell is None else replace(cell, rank=rank.get(str(i))) for cell, rank in pairs]
+            samplers.append(Sampler(line, tuple(ranked)))
+    return tuple(sorted(samplers, key=lambda s: (_mean_rank(s), s.line.label)))
+
+
+def _mean_rank(sampler: Sampler) -> float:
+    found = [cell.rank for cell in sampler.cells if cell is not None and cell.rank is not None]
+    return sum(found) / len(found) if found else math.inf
+
+
+def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | None:
+    """The line's group on this column with the best mean (a trained sampler's line has one)."""
+    sign = -1.0 if direction == "higher" else 1.0
+    cells = []
+    for member, setting in line.members:
+        if member.problem == column.problem:
+            row = row_of(metric, column.protocol_id, member)
+            seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
+            cells.append(Cell(row, None, setting, _mean(seconds)))
+    cells.sort(key=lambda c: (c.row.summary is None, sign * c.row.summary.mean if c.row.summary else 0.0, c.setting))
+    return cells[0] if cells else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

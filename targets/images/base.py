@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from targets.base import Target
+from targets.base import Target, Unsupported
 from targets.diffusion.eps import EpsTeacher
 from targets.diffusion.files import open_teacher
 from targets.diffusion.schedule import Schedule
@@ -72,6 +72,14 @@ class ImageTarget(Target):
     def test_images(self) -> Tensor:
         """All held-out images, [M, d]."""
         return self.scaled(self.test_pixels)
+
+    def labels(self, part: Part) -> Tensor:
+        """Class of every image of a part, [N]; what the feature network of the image metrics is trained on.
+
+        Raises:
+            Unsupported: the set has no labels.
+        """
+        raise Unsupported(f"{type(self).__name__} has no labels")
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n training images drawn with replacement, [n, d] (CPU, float32)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.registry import register
-from targets.images.base import ImageTarget
+from targets.images.base import ImageTarget, Part
 
 SPLIT_SEED = 0
 TEST = 500
@@ -48,11 +48,14 @@ class Digits(ImageTarget):
 
     shape = (1, 8, 8)
     levels = 17
-    metrics = ("sliced_w2", "nfe")
-    curve_metric = "sliced_w2"
+    metrics = ("fd_digits", "kd_digits", "precision_digits", "recall_digits", "sliced_w2", "nfe")
+    curve_metric = "fd_digits"
     default_teacher = "98aa90bcf5-s0"
     teacher_command = "sivibench teacher digits"
 
     def __init__(self, *, teacher: str = "") -> None:
         split = digits_split()
         super().__init__(split["train"][0], split["test"][0], teacher=teacher)
+
+    def labels(self, part: Part) -> Tensor:
+        return digits_split()[part][1]

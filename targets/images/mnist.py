@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.registry import register
-from targets.images.base import ImageTarget
+from targets.images.base import ImageTarget, Part
 from targets.mnist import load_mnist
 
 SOURCE = "LeCun et al. 1998, doi:10.1109/5.726791"
@@ -28,12 +29,17 @@ class _MNIST(ImageTarget):
     teacher_command = "sivibench teacher mnist"
 
     def __init__(self, *, data: Literal["full", "t10k"] = "full", teacher: str = "") -> None:
-        parts = []
-        for features, _ in load_mnist(data):
+        parts, labels = [], []
+        for features, classes in load_mnist(data):
             images = np.rint(features * 255).astype(np.uint8).reshape(-1, 28, 28)
             around = ((0, 0), (self.padding, self.padding), (self.padding, self.padding))
             parts.append(torch.from_numpy(np.pad(images, around).reshape(len(images), -1)))
+            labels.append(torch.from_numpy(classes.astype(np.int64)))
         super().__init__(*parts, teacher=teacher)
+        self._labels = dict(zip(("train", "test"), labels, strict=True))
+
+    def labels(self, part: Part) -> Tensor:
+        return self._labels[part]
 
 
 @register("target", "mnist28", source=SOURCE)

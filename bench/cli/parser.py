@@ -45,11 +45,19 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--watch", action="store_true", help="with launcher=slurm: wait, with a line whenever something has changed")
     add("--retry", metavar="STATUS", help=_RETRY)
 
-    add = _command(commands, "teacher", "teacher:teacher", "train a diffusion teacher and publish its weights")
-    add("name", nargs="?", help="a teacher of conf/teacher; nothing: list them")
+    add = _command(commands, "teacher", "teacher:teacher", "train a diffusion teacher, or convert a published one")
+    add("name", nargs="?", help="a teacher of conf/teacher, or `convert FILE`; nothing: list them")
     add(
         "overrides", nargs="*", metavar="KEY=VALUE", help="overrides that win over the file's; seeds=[100]: another one"
     )
+    add("--format", help="convert: ddpm-torch, improved-diffusion, edm or diffusers (a folder)")
+    add("--size", type=int, default=0, metavar="PIXELS", help="convert: height and width of the images")
+    add("--data", default="", metavar="TARGET", help="convert: the target it was trained on")
+    add("--sha256", default="", metavar="HEX", help="convert: checksum that the file must have")
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="convert: what the file does not tell (heads=4)"
+    )
+    add("--out", metavar="FOLDER", help="convert: where the teacher goes (default: the cache's folder of teachers)")
 
     add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")
     add("name", nargs="?", help="a table of conf/paper; `all`: every table from the records; nothing: list them")

@@ -1,12 +1,14 @@
-"""``sivibench teacher``: train a teacher and publish its weights."""
+"""``sivibench teacher``: train a teacher and publish its weights, or convert one that others have published."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from bench.cli.parser import print_json
+from bench.errors import UserError
 from bench.teacher import configuration, names, train
 
 
@@ -15,10 +17,37 @@ def teacher(args: argparse.Namespace) -> int:
     if args.name is None:
         print_json(names()) if args.json else print("\n".join(names()))
         return 0
+    if args.name == "convert":
+        return convert(args)
     config = configuration(args.name, args.overrides)
     if args.results:
         config = replace(config, results=args.results)
     paths = train(config, tell=lambda message: print(message, file=sys.stderr, flush=True))
     if args.json:
         print_json([str(path) for path in paths])
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Make a teacher of a published file or folder; prints its id, which ``target.teacher`` takes."""
+    from targets.diffusion.conversion import convert as conversion
+
+    if len(args.overrides) != 1 or args.format is None:
+        raise UserError("which file?", "sivibench teacher convert FILE --format NAME, see `sivibench teacher --help`")
+    pairs = [text.partition("=") for text in args.set]
+    settings = {key: float(value) if "." in value or "e" in value else int(value) for key, _, value in pairs}
+    path, card = conversion.convert(
+        Path(args.overrides[0]).expanduser(),
+        args.format,
+        out=Path(args.out).expanduser() if args.out else None,
+        data=args.data,
+        size=args.size,
+        sha256=args.sha256,
+        **settings,
+    )
+    if args.json:
+        print_json({"teacher": card.run, "path": str(path)})
+    else:
+        print(f"{card.run}  {path}")
+        print(f"use it with target.teacher={card.run if args.out is None else path}")
     return 0

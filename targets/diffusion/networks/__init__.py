@@ -8,10 +8,19 @@ from typing import Any
 from torch import nn
 
 from bench.errors import UserError
+from targets.diffusion.networks.diffusers_unet import DiffusersUNet
 from targets.diffusion.networks.film_mlp import FiLMMLP
+from targets.diffusion.networks.image_unet import ImageUNet
+from targets.diffusion.networks.preconditioned import Preconditioned
 from targets.diffusion.networks.unet import UNet
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"film_mlp": FiLMMLP, "unet": UNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "film_mlp": FiLMMLP,
+    "unet": UNet,
+    "image_unet": ImageUNet,
+    "preconditioned": Preconditioned,
+    "diffusers_unet": DiffusersUNet,
+}
 """Called as ``NETWORKS[name](shape, **arguments)``; arguments are numbers, strings and lists: they are kept as JSON."""
 
 

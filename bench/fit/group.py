@@ -142,8 +142,8 @@ class _Evaluation:
             metrics, protocols, skipped = evaluate(names, fitted)
             fields |= {"metrics": metrics, "skipped_metrics": skipped}
             fields["protocols"] |= protocols
-            if self.target.dim == 2:
-                draws = fitted.draws(self.config.eval["samples"], "samples")
+            if self.target.dim == 2 and (count := self.config.eval["samples"]) > 0:
+                draws = fitted.draws(count, "samples")
                 fields["samples"] = [[round(v, 3) for v in pair] for pair in draws.tolist()]
             if fitted.drawn:
                 fields["cost"]["draw_seconds_per_1000"] = float(f"{1000 * fitted.draw_seconds / fitted.drawn:.4g}")

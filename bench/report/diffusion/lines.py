@@ -57,7 +57,8 @@ def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
 
 def _trained(method: str, groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
     """A line per setting; settings that differ only between problems (tuned per target) share it."""
-    keys = _telling(groups)
+    fits = [member for member in groups if not is_untrained(member.records[0])]
+    keys = _telling(groups, ("train.iterations",)) | _telling(fits)
     lines: dict[tuple[str, bool], list[tuple[Group, str]]] = defaultdict(list)
     for member in groups:
         text = _shown(member, keys)
@@ -90,25 +91,26 @@ def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], s
     return found
 
 
-def _telling(groups: Sequence[Group]) -> set[str]:
+def _telling(groups: Sequence[Group], without: tuple[str, ...] = ()) -> set[str]:
     """The settings that tell configurations of a method apart on any one problem."""
     by_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for member in groups:
-        by_problem[json.dumps(member.problem.config, sort_keys=True)].append(_own(member))
+        own = {key: value for key, value in _own(member).items() if key not in without}
+        by_problem[json.dumps(member.problem.config, sort_keys=True)].append(own)
     return {key for configs in by_problem.values() for difference in differing(configs) for key in difference}
 
 
 def _own(member: Group) -> dict[str, Any]:
-    """Method and training of a configuration; how long a sampler that stayed untrained was trained does not count."""
+    """Method and training of a configuration, flattened; of what was not trained, without the length of training."""
     config = member.records[0]["config"]
-    own = {"method": dict(config["method"]), "train": dict(config.get("train", {}))}
+    own = flatten({"method": config["method"], "train": config.get("train", {})})
     if is_untrained(member.records[0]) or not catalog.is_trained(member.method):
-        own["train"].pop("iterations", None)
+        own.pop("train.iterations", None)
     return own
 
 
 def _shown(member: Group, keys: set[str]) -> str:
-    values = {key: value for key, value in sorted(flatten(_own(member)).items()) if key in keys}
+    values = {key: value for key, value in sorted(_own(member).items()) if key in keys}
     if values.get("method.grid") not in (None, "explicit"):
         values.pop("method.times", None)
     if values.get("method.grid") not in (None, "power"):

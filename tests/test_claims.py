@@ -117,7 +117,7 @@ def test_of_several_processes_one_takes_a_stale_claim(tmp_path):
     children = [context.Process(target=_contend, args=(tmp_path, gate, queue)) for _ in range(4)]
     for child in children:
         child.start()
-    results = [queue.get(timeout=30) for _ in children]
+    results = [queue.get(timeout=300) for _ in children]
     for child in children:
         child.join()
     assert sorted(results) == [[], [], [], ["a"]]

@@ -26,7 +26,7 @@ def plugin(tmp_path_factory) -> Path:
 def command(plugin: Path, *arguments: str) -> str:
     environment = os.environ | {"SIVIBENCH_PLUGINS": str(plugin)}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

@@ -207,11 +207,11 @@ def test_ctrl_c_stops_the_children_and_says_how_to_go_on(write, tmp_path, result
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not marker.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted: 0 of 2 cells finished; repeat the command to continue" in out

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bench.registry import register
+from methods import aisivi_native
 from methods.base import Clock, Noise, Player, require_positive
 from methods.conditional_flow import ConditionalRealNVP
+from methods.families import relu_layers
 from methods.optim import Adam, Schedule
 from methods.seedwise import seedwise
 from methods.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge
@@ -84,10 +87,29 @@ class AISIVI(PathGradientMethod):
             x = self.q(z, noise.normal(self.batch, self.target.dim))[0]
         return -self.flow.log_prob(z, x).mean()
 
+    def operations(self) -> dict[str, str]:
+        return {"aisivi_estimate": self.backend()}
+
+    def backend(self) -> Literal["fused", "torch"]:
+        """Which implementation of ``estimate`` is taken: a fused pass in C++ (CPU, float32) or torch."""
+        rho = self.q.rho
+        plain = rho.device.type == "cpu" and rho.dtype == torch.float32 and type(self).propose is AISIVI.propose
+        if not plain or relu_layers(self.q.mean) is None:
+            return "torch"
+        return "fused" if aisivi_native.LIBRARY.get() is not None else "torch"
+
     def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
         """Importance-sampling estimate of grad_x log q(x), [n, d] -> [n, d]; the generating z is not used."""
         eps = noise.normal(self.inner, len(x), self.q.noise_dim)
+        if self.backend() == "fused":
+            return seedwise(self, "fused", x, eps)
         return seedwise(self, "estimate", x, eps) if x.device.type == "cpu" else self.estimate(x, eps)
+
+    def fused(self, x: Tensor, eps: Tensor) -> Tensor:
+        """As ``estimate``, to float rounding."""
+        linear = relu_layers(self.q.mean)
+        assert linear is not None
+        return aisivi_native.estimate(self.flow, linear, self.q.sigma, x, eps)
 
     def estimate(self, x: Tensor, eps: Tensor) -> Tensor:
         """The same from base noise eps [inner, n, k], a piece of the inner draws after the other."""

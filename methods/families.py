@@ -24,6 +24,16 @@ def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, activation: Activation =
     return nn.Sequential(*layers[:-1])
 
 
+def relu_layers(net: nn.Module) -> list[nn.Linear] | None:
+    """The linear maps of a network that is linear maps with ReLUs between them; None for any other."""
+    if not isinstance(net, nn.Sequential):
+        return None
+    linear, between = list(net)[::2], list(net)[1::2]
+    if not all(isinstance(m, nn.Linear) for m in linear) or not all(isinstance(m, nn.ReLU) for m in between):
+        return None
+    return linear  # type: ignore[return-value]
+
+
 def anneal(clock: Clock, fraction: float) -> Tensor | float:
     """min(1, 0.1 + t / W) with W = fraction * iterations, t = 1 at the first step; 1 for fraction 0.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import kernels, kpg_native, live
-from methods.families import SemiImplicit
+from methods.families import SemiImplicit, relu_layers
 from methods.proposal import prior_over_mixture
 from targets.base import Target
 
@@ -49,19 +49,15 @@ def direction_backend(method: Draws) -> Literal["fused", "torch"]:
     parameter, target = method.q.log_var, method.target
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         return "torch"
-    if type(method.q).forward is not SemiImplicit.forward or _layers(method.q) is None or "score" in target.__dict__:
+    if (
+        type(method.q).forward is not SemiImplicit.forward
+        or relu_layers(method.q.mean) is None
+        or "score" in target.__dict__
+    ):
         return "torch"
     if type(target).score is Target.score or type(target).subsample is not Target.subsample:
         return "torch"
     return "fused" if kpg_native.LIBRARY.get() is not None else "torch"
-
-
-def _layers(q: SemiImplicit) -> list[Tensor] | None:
-    """Weights and biases of a ReLU network mu in turn; None for any other."""
-    linear, between = list(q.mean)[::2], list(q.mean)[1::2]
-    if not all(isinstance(m, nn.Linear) for m in linear) or not all(isinstance(m, nn.ReLU) for m in between):
-        return None
-    return [t for m in linear for t in (m.weight, m.bias)]  # type: ignore[misc]
 
 
 # ---- dense
@@ -172,8 +168,9 @@ def fused(
     Raises:
         KeyError: when the traced program outlives the method.
     """
-    layers = _layers(method.q)
-    assert isinstance(method, nn.Module) and layers is not None
+    linear = relu_layers(method.q.mean)
+    assert isinstance(method, nn.Module) and linear is not None
+    layers = [t for m in linear for t in (m.weight, m.bias)]
     weight = factor if isinstance(factor, Tensor) else x.new_full((), factor)
     no_choice = x.new_empty(0, 0) if u is None else u
     tensors = [x, weight, *moments, *prior, no_choice, *draws, method.q.sigma, *layers]

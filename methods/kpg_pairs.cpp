@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "products.hpp"
+#include "relu_network.hpp"
 #include "stein_select.hpp"
 
 namespace {
@@ -95,28 +96,19 @@ extern "C" int sivibench_kpg_forward(int64_t n, int64_t layers, const int64_t* w
                                      float* y, float* u) {
     static thread_local std::vector<float> strips;
     constexpr int64_t VECTORS = 12, STRIP = VECTORS * WIDTH<float>;
-    const int64_t widest = *std::max_element(widths, widths + layers + 1), k = widths[0], d = widths[layers];
+    const ReluNetwork network{layers, widths, weights, biases};
+    const int64_t widest = network.widest(), k = widths[0], d = widths[layers];
     if (static_cast<int64_t>(strips.size()) < 2 * widest * STRIP) strips.resize(2 * widest * STRIP);
     float *here = strips.data(), *there = here + widest * STRIP;
     for (int64_t first = 0; first < n; first += STRIP) {
         const int64_t rows = std::min(STRIP, n - first);
         for (int64_t a = 0; a < k; ++a)
             for (int64_t i = 0; i < STRIP; ++i) here[a * STRIP + i] = i < rows ? z[(first + i) * k + a] : 0.0f;
-        for (int64_t layer = 0; layer < layers; ++layer) {
-            const float* bias = biases[layer];
-            const float lowest = layer + 1 < layers ? 0.0f : -std::numeric_limits<float>::max();
-            const Vector<float> floor = Vector<float>{} + lowest;
-            product<float>(widths[layer + 1], VECTORS, widths[layer], weights[layer], widths[layer], 1, here, STRIP,
-                           [&](int64_t r, int64_t v, const Vector<float>& sum) {
-                               const Vector<float> value = sum + bias[r];
-                               store(there + r * STRIP + v * WIDTH<float>, value < floor ? floor : value);
-                           });
-            std::swap(here, there);
-        }
+        const float* mean = network.through(VECTORS, STRIP, here, there);
         for (int64_t i = 0; i < rows; ++i)
             for (int64_t a = 0; a < d; ++a) {
                 const int64_t at = (first + i) * d + a;
-                y[at] = here[a * STRIP + i] + sigma[a] * xi[at], u[at] = xi[at] / sigma[a];
+                y[at] = mean[a * STRIP + i] + sigma[a] * xi[at], u[at] = xi[at] / sigma[a];
             }
     }
     return 0;

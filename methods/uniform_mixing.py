@@ -115,12 +115,16 @@ def gaussian_mixture_score(x: Tensor, means: Tensor, sigma: Tensor, log_weights:
     else:
         squared = squares(centres - white)
     log_terms = log_weights - 0.5 * squared
-    log_terms = torch.where(torch.isfinite(log_terms), log_terms, -torch.inf)
+    known = torch.isfinite(log_terms)
+    log_terms = torch.where(known, log_terms, -torch.inf)
     log_sum = torch.logsumexp(log_terms, dim=0)
     some = torch.isfinite(log_sum)
     # of an empty sum all shares are exp(-inf - 0) = 0
     share = torch.exp(log_terms - torch.where(some, log_sum, 0.0))
-    centre = share.mT @ centres if means.dim() == 2 else (share.unsqueeze(-1) * centres).sum(0)
+    if means.dim() == 2:
+        centre = share.mT @ centres
+    else:  # a mean that is not finite has no share, but 0 times NaN is NaN
+        centre = (share.unsqueeze(-1) * torch.where(known.unsqueeze(-1), centres, 0.0)).sum(0)
     return log_sum, torch.where(some.unsqueeze(-1), (centre - white) / sigma, 0.0)
 
 

@@ -42,6 +42,14 @@ def box(cls, **arguments):
     return method
 
 
+def shaken(method):
+    """Its parameters moved at random: a flow starts as the identity."""
+    with torch.no_grad():
+        for i, parameter in enumerate(method.parameters()):
+            parameter.add_(0.2 * noise("shaken", i).normal(*parameter.shape))
+    return method
+
+
 def exact(x, sigma):
     """log q(x) and its gradient for ``box``."""
     low, high = (x - LEFT) / sigma, (x - LEFT - WIDTH) / sigma
@@ -167,6 +175,7 @@ def test_any_reverse_model_is_consistent_and_a_fitted_one_is_better():
 
 @pytest.mark.parametrize("cls, module, limit", [(BSIVI, methods.bsivi, "PAIRS"), (AISIVI, methods.aisivi, "ROWS")])
 def test_pieces_of_any_size_give_the_same_score(cls, module, limit, monkeypatch):
+    monkeypatch.setenv("SIVIBENCH_FUSED", "0")
     method = box(cls, batch=8, inner=50)
     flat = {kind: torch.rand(2000, generator=generator(kind)) for kind in ("normal", "uniform")}
     x, z = draws(method, 8)
@@ -181,11 +190,7 @@ def test_pieces_of_any_size_give_the_same_score(cls, module, limit, monkeypatch)
 
 @pytest.mark.parametrize("make", [lambda: AISIVI(Gaussian(), **AISIVI.cheap), lambda: box(BSIVI, batch=8, inner=40)])
 def test_gradient_equals_the_plain_autograd_version(make):
-    torch.manual_seed(1)
-    method = make()
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    method = shaken(make())
     clock = Clock(torch.zeros(()), 10)
     for player in method.players():
         owned = [p for n, p in method.named_parameters() if n.startswith(player.owns)]
@@ -196,11 +201,34 @@ def test_gradient_equals_the_plain_autograd_version(make):
             assert (a - b).norm() <= 2e-4 * b.norm() + 1e-7
 
 
+SHAPES = [
+    {"inner": 1},
+    {"inner": 500, "noise_dim": 3},  # two strips and an odd number of coordinates
+    {"noise_dim": 1, "hidden": ()},
+    {"noise_dim": 8, "layers": 5, "hidden": (17, 5, 9)},
+]
+
+
+@pytest.mark.skipif(AISIVI(Gaussian()).backend() != "fused", reason="no C++ compiler")
+@pytest.mark.parametrize("options", SHAPES, ids=lambda o: "-".join(o))
+def test_fused_estimate_equals_the_one_in_torch(options):
+    method = shaken(AISIVI(Gaussian(), **AISIVI.cheap | options))
+    k, source = method.q.noise_dim, noise("fused")
+    x, eps = source.normal(7, 2), source.normal(method.inner, 7, k)
+    eps[0, 1] = math.inf  # of no weight
+    x[6, 1] = math.nan
+    with torch.no_grad():
+        fused, dense = method.fused(x, eps), method.double().estimate(x.double(), eps.double())
+    assert fused[6].isnan().all() and dense[6].isnan().all()
+    if method.inner == 1:  # the second point is left without a weight
+        assert fused[1].isnan().all()
+        fused, dense = fused[[0, 2, 3]], dense[[0, 2, 3]]
+    assert (fused[:6] - dense[:6]).abs().max() < 1e-5 * dense[:6].abs().max()
+
+
 def test_each_seed_sees_its_own_parameters():
     members = initialise(lambda: AISIVI(Gaussian(), **AISIVI.cheap | {"inner": 300}), [0, 1])  # more than one piece
-    for member in members:
-        for parameter in member.flow.parameters():
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    members = [shaken(member) for member in members]
     x, eps = noise("x").normal(2, 32, 2), noise("eps").normal(2, 300, 32, 2)
     stacked = {n: torch.stack([p, dict(members[1].named_parameters())[n]]) for n, p in members[0].named_parameters()}
 

@@ -75,6 +75,12 @@ def is_trained(method: str) -> bool:
     return bool(getattr(entry.obj, "trained", True)) if entry else True
 
 
+def default_teacher(target: str) -> str:
+    """The teacher a target takes where none is named; empty where it has no such thing."""
+    entry = _entry("target", target)
+    return str(getattr(entry.obj, "default_teacher", "")) if entry else ""
+
+
 def has_exact_teacher(target: str) -> bool:
     """Whether the noised marginals of a target are known, so that its diffusion needs no trained network."""
     entry = _entry("target", target)

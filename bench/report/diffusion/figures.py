@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from bench.report.diffusion.table import Cell, Sheet
 from bench.report.figures import INK, STYLE, panels, to_svg
@@ -63,6 +63,8 @@ def against_seconds(sheet: Sheet, colours: dict[str, str], prefix: str) -> str |
                     axis.annotate(str(p.nfe), place, (4, 2), textcoords="offset points", fontsize=6)
             _finish(axis, sheet, index)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(_plain))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel("seconds per 1,000 draws")
         _legend(axes)
         return to_svg(figure, prefix, f"{sheet.metric} against seconds per 1,000 draws")
@@ -106,9 +108,13 @@ def _finish(axis: Axes, sheet: Sheet, column: int) -> None:
     axis.set_title(sheet.columns[column].problem.label)
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(_plain))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_ylabel(f"{sheet.metric}" + (f" ({sheet.unit})" if sheet.unit else ""))
+
+
+def _plain(value: float, position: int | None = None) -> str:
+    return f"{value:g}"
 
 
 def _legend(axes: list[Axes]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from bench.report import catalog
@@ -81,7 +82,7 @@ def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], s
     """The best of all settings; and the settings on every explicit grid of a trained sampler."""
     keys = _telling(groups)
     name = catalog.paper_name(method)
-    members = [(member, _shown(member, keys)) for member in groups]
+    members = [(member, _shown(member, keys, grids)) for member in groups]
     most = max(sum(other.problem == member.problem for other in groups) for member in groups)
     found = [Line(name, f"best of {most}", method, tuple(members))]
     for grid, owners in grids.items():
@@ -109,12 +110,17 @@ def _own(member: Group) -> dict[str, Any]:
     return own
 
 
-def _shown(member: Group, keys: set[str]) -> str:
+def _shown(member: Group, keys: set[str], grids: Mapping[tuple[Any, ...], str] = MappingProxyType({})) -> str:
+    """The telling settings of a configuration; a time grid that has an owner goes by its name."""
     values = {key: value for key, value in sorted(_own(member).items()) if key in keys}
     if values.get("method.grid") not in (None, "explicit"):
         values.pop("method.times", None)
     if values.get("method.grid") not in (None, "power"):
         values.pop("method.power", None)
+    grid = grid_of(member.records[0])
+    if "method.grid" in values and grid is not None and grid in grids:
+        values.pop("method.times", None)
+        values["method.grid"] = f"that of {grids[grid]}"
     return setting(values)
 
 

@@ -38,5 +38,5 @@ def grid_of(record: Record) -> tuple[Any, ...] | None:
 
 def teacher_name(problem: Problem) -> str:
     """Which teacher a problem has: the one its configuration names, or the exact scores of a known density."""
-    named = problem.config.get("teacher")
-    return str(named) if named else "exact" if catalog.has_exact_teacher(problem.name) else "default"
+    named = problem.config.get("teacher") or catalog.default_teacher(problem.name)
+    return str(named) if named else "exact" if catalog.has_exact_teacher(problem.name) else "unnamed"

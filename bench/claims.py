@@ -101,10 +101,14 @@ def is_stale(path: Path) -> bool:
     return age > EXPIRY
 
 
-def expire(folder: Path, run_id: str) -> None:
-    """Let a claim count as dead from now on; an owner that lives after all refreshes it within ``HEARTBEAT``."""
-    with suppress(FileNotFoundError):
-        os.utime(_path(folder, run_id), (0, 0))
+def expire(folder: Path, run_id: str, token: str) -> None:
+    """Let a claim count as dead from now on, unless it is another one by now (``token`` is that of the dead one).
+
+    An owner that lives after all refreshes it within ``HEARTBEAT``.
+    """
+    if _token(path := _path(folder, run_id)) == token:
+        with suppress(FileNotFoundError):
+            os.utime(path, (0, 0))
 
 
 def _path(folder: Path, run_id: str) -> Path:

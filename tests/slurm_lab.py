@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.launch.journal import journal_path, read_journal
 from bench.launch.manifest import Manifest, manifests
 from bench.store import Store
 from processes import Done, bench
@@ -52,6 +53,10 @@ class Lab:
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
+    def change_site(self, **keys: object) -> None:
+        """Change the site profile."""
+        self.site.write_text(json.dumps(json.loads(self.site.read_text()) | keys))
+
     def status(self) -> dict[str, dict[str, Any]]:
         """Runs that ``status`` has something to say about, by ``<method>-<target>-<seed>``."""
         done = self.bench("status", self.sweep, "--json")
@@ -81,6 +86,11 @@ class Lab:
         while not ready():
             assert time.monotonic() < deadline, self.cluster.call("squeue", "-r") + self.logs()
             time.sleep(0.2)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journals of the latest submission."""
+        folder = Path(self.last().folder)
+        return [event for job in self.last().jobs for event in read_journal(journal_path(folder, job))]
 
     def logs(self) -> str:
         """All logs of the sweep's jobs."""

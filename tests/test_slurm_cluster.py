@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.environment import PACKAGES
 from bench.launch.journal import read_journal
 from bench.store import Store
 from processes import ROOT, outcome
 from slurm.testcluster import Cluster, missing_programs
 from slurm_lab import Lab
+from wandb_server import Server
 
 pytestmark = pytest.mark.slurm
 
@@ -57,6 +59,8 @@ def test_sixty_runs_are_submitted_once_and_only_what_is_missing_again(lab):
     assert len(lab.last().jobs) == 6
     lab.wait(lambda: len(lab.queue("-t", "RUNNING")) == 2)
     assert "submitted 0 jobs" in lab.submit() and len(lab.queue("-t", "RUNNING")) == 2
+    of_folder = [row for row in json.loads(lab.bench("status", "--json").stdout)]
+    assert sum(row["queued"] + row["running"] for row in of_folder) == 60
     (lab.world / "hold").unlink()
     lab.settle()
     assert len(lab.records()) == 60 and set(lab.records().values()) == {"done"}, lab.logs()
@@ -99,8 +103,8 @@ def test_failures_are_named_and_finished_by_a_retry(lab):
     assert states.count("JobState=FAILED") >= 2
     [failed] = Store(lab.results).records()
     assert failed["error"].startswith("Traceback") and lab.logs().count("ValueError: no luck today") >= 1
-    lab.submit("--retry", "launcher.pack=3")
-    lab.settle()
+    assert "3 done\n" in lab.submit("--retry", "launcher.pack=3", "--watch")
+    assert not lab.queue()
     assert set(lab.records().values()) == {"done"} and len(lab.records()) == 3 and lab.status() == {}
 
 
@@ -134,11 +138,10 @@ def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, 
     line = f"{DOZING} train.iterations=400 eval.curve_points=50 seeds=2"
     if user_signal:
         lab.cluster.reconfigure(user_signal=True)
-    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"partition": partition}))
+    lab.change_site(partition=partition)
     lab.write(line)
     lab.submit(TEST_NAP=0.1)
     checkpoints = lab.results / "artifacts" / "checkpoints"
-    [job] = lab.last().jobs
     lab.wait(lambda: (lab.world / "dozed").exists())  # before, there is nothing to save
     [running] = lab.queue("-t", "RUNNING")
     lab.cluster.call(
@@ -146,8 +149,7 @@ def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, 
     )
     lab.wait(lambda: list(checkpoints.glob("*.pt")))  # saved on the signal: the interval is a minute
     lab.settle()
-    events = read_journal(Path(lab.last().folder) / "journal" / f"{job}.jsonl")
-    kinds = [event["event"] for event in events]
+    kinds = [event["event"] for event in lab.events()]
     if partition == "cancel":
         assert "PREEMPTED preempted and not requeued" in lab.status()["meanfield-dozing-0"]["reason"]
         lab.submit()
@@ -167,7 +169,7 @@ def test_a_restarted_controller_and_a_lost_node_cost_nothing_finished(lab):
     for target in ("banana", "multimodal"):
         for method in ("quick_a", "quick_b"):
             (lab.world / f"hold-{method}-{target}-1").touch()
-    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"gpus_per_node": 2}))  # one job per node
+    lab.change_site(gpus_per_node=2)  # one job per node
     lab.submit("launcher.seeds=1", "launcher.pack=4")
     lab.wait(lambda: len(lab.records()) == 4 or len(lab.records()) >= 2 and not lab.queue("-t", "PENDING"))
     before = {path: path.stat().st_mtime_ns for path in Store(lab.results).files()}
@@ -190,13 +192,15 @@ def test_a_restarted_controller_and_a_lost_node_cost_nothing_finished(lab):
 
 def test_arrays_are_cut_at_the_sites_maximum_and_a_sweep_is_cancelled(lab):
     lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none train.iterations=range(1,1202)")
-    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | {"options": {"hold": True}}))
+    lab.change_site(options={"hold": True})
     told = lab.submit("launcher.parallel=50")
     assert "1201 batched runs in 1201 jobs, 2 arrays" in told
     assert "submitted 1000 runs as 1000 jobs" in told and "submitted 201 runs as 201 jobs" in told
     assert len(lab.queue()) == 1201 and "1201 queued; 0 to submit" in lab.submit()
+    lab.cluster.call("scancel", *list(lab.last().jobs)[1:200:2])  # an array with gaps
+    assert "1101 queued, 100 lost; 100 to submit" in lab.submit("--dry-run")
     done = lab.bench("cancel", lab.sweep)
-    assert "cancelled 1201 jobs" in done.stdout, done.stderr
+    assert "cancelled 1101 jobs" in done.stdout, done.stderr
     assert lab.queue() == []
 
 
@@ -213,7 +217,7 @@ def test_arrays_are_cut_at_the_sites_maximum_and_a_sweep_is_cancelled(lab):
 )
 def test_what_cannot_be_submitted_is_said_in_one_message(lab, site, environment, words):
     lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
-    lab.site.write_text(json.dumps(json.loads(lab.site.read_text()) | site))
+    lab.change_site(**site)
     done = lab.bench("sweep", lab.sweep, "launcher=slurm", f"site={lab.site}", **environment)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     for word in words:
@@ -235,15 +239,74 @@ def test_a_read_only_results_folder(lab, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_processes_share_a_gpu_and_a_snapshot_needs_a_commit(lab):
+def test_processes_share_a_gpu_and_one_that_dies_costs_its_own_share_only(lab):
     lab.write("method=quick_a target=banana,multimodal seeds=2 device=cpu tuned=none")
-    lab.submit("launcher.seeds=1", "launcher.pack=4", "launcher.tasks_per_gpu=2")
+    (lab.world / "kill-quick_a-banana-0").touch()
+    where = ["launcher=slurm", f"site={lab.site}", "launcher.seeds=1", "launcher.pack=4", "launcher.tasks_per_gpu=2"]
+    done = lab.bench("sweep", lab.sweep, *where, "--watch")
+    assert done.returncode == 1 and "2 done, 2 lost" in done.stdout, done.stdout + done.stderr
+    assert "killed by SIGKILL" in done.stdout and "before this run began" in done.stdout
+    begun = [(event["rank"], *event["runs"]) for event in lab.events() if event["event"] == "begin"]
+    assert len(begun) == 3 and {rank for rank, _ in begun} == {0, 1}
+    assert len(lab.records()) == 2
+    done = lab.bench("sweep", lab.sweep, *where, "--watch")
+    assert done.returncode == 0 and len(lab.records()) == 4, done.stdout + done.stderr
+
+
+def test_code_that_changes_before_a_job_starts_is_noticed_and_a_snapshot_is_not_touched_by_it(lab, tmp_path):
+    code, box = tmp_path / "code", tmp_path / "box"
+    for package in (*PACKAGES, "slurm"):
+        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(code), "-c", "user.name=lab", "-c", "user.email=lab@localhost"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "code"]):
+        subprocess.run([*git, *command], check=True)
+    sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    box.write_text(f'#!/bin/sh\ntouch {lab.world}/boxed\nexec "$@"\n')
+    box.chmod(0o755)
+    lab.change_site(options={"hold": True}, container=str(box))
+    lab.results = code / "my results"  # the command gets it as a relative path
+
+    def submit(target, *more, code_changes=False):
+        lab.write(f"method=quick_a target={target} seeds=1 device=cpu tuned=none")
+        command = [sys.executable, "-m", "bench", "sweep", lab.sweep, "launcher=slurm", f"site={lab.site}", *more]
+        plugin = {"SIVIBENCH_PLUGINS": str(Path(__file__).with_name("slurm_world.py")), "TEST_WORLD": str(lab.world)}
+        environment = lab.cluster.environment() | plugin | {"SIVIBENCH_RESULTS": "my results"}
+        return subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True)
+
+    assert submit("banana", "launcher.snapshot=true").returncode == 0
+    frozen = lab.last()
+    assert submit("multimodal").returncode == 0
+    with open(code / "methods" / "gaussian.py", "a") as stream:
+        stream.write("# changed\n")
+    refused = submit("x_shaped", "launcher.snapshot=true")
+    assert refused.returncode == 2 and "commit first" in refused.stderr
+    for job in (*frozen.jobs, *lab.last().jobs):
+        lab.cluster.call("scontrol", "release", job)
     lab.settle()
-    [job] = lab.last().jobs
-    events = read_journal(Path(lab.last().folder) / "journal" / f"{job}.jsonl")
-    begun = [(event["rank"], *event["runs"]) for event in events if event["event"] == "begin"]
-    assert [rank for rank, _ in sorted(begun)] == [0, 0, 1, 1] and len({run for _, run in begun}) == 4
-    assert len(lab.records()) == 4
+    assert (lab.world / "boxed").exists() and len(lab.records()) == 2, lab.logs()
+    events = [e for path in lab.results.glob("artifacts/sweeps/lab/*/journal/*") for e in read_journal(path)]
+    assert sorted((e["git"], e["drifted"]) for e in events if e["event"] == "start") == [(sha, False), (sha, True)]
+    sources = {record["target"]: record["env"]["source"] for record in Store(lab.results).records()}
+    assert sources["banana"] == frozen.source != sources["multimodal"]
+    assert lab.logs().count("warning: the code is not the one submitted") == 1
+    assert "1 jobs started with other code" in lab.bench("status").stderr
+
+
+def test_a_requeued_job_goes_on_in_the_same_wandb_run(lab):
+    lab.write(f"{DOZING} train.iterations=400 eval.curve_points=50 seeds=2")
+    with Server() as server:
+        lab.submit("wandb.mode=online", "wandb.wait=240", TEST_NAP=0.1, **server.environment)
+        lab.wait(lambda: (lab.world / "dozed").exists())
+        [job] = lab.last().jobs
+        lab.cluster.call("scancel", "--signal", "USR2", job)
+        lab.settle()
+    assert "requeued" in {event["event"] for event in lab.events()}
+    assert set(lab.records().values()) == {"done"} and set(server.runs) == set(lab.records()), lab.logs()
+    for record in Store(lab.results).records():
+        run = server.runs[record["run_id"]]
+        lines = [(row["_step"], row["metric/doze"]) for row in run.history if "metric/doze" in row]
+        curve = record["curve"]["metrics"]["doze"]
+        assert lines == list(zip(curve["step"], curve["value"], strict=True)) and run.exits[-1] == 0
 
 
 def test_torch_distributed_finds_the_other_node(cluster):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from io import StringIO
 
 import pytest
 import torch
 
+from bench import claims
+from bench.cli import watch as watching
 from bench.config import Composer, compose
 from bench.config import many as composing
 from bench.errors import UserError
 from bench.fit import interrupt
 from bench.launch.group import Group, make_groups, pack
 from bench.launch.options import compose_options, split_options
-from bench.launch.queue import JobState, parse_sacct, parse_scontrol
-from bench.launch.site import SITES, Site, load_site
+from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
+from bench.launch.site import SITES, Site, check_shared, load_site
+from bench.launch.state import RunState, Situation
 from bench.record import glance
 from bench.run import finished, retried
 from bench.store import Store
@@ -48,6 +52,57 @@ def test_mistakes_in_a_profile(content, words, tmp_path):
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(UserError, match=words):
         load_site(str(tmp_path / "bad.yaml"))
+
+
+def test_what_a_profile_means(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "mine.yaml"
+    path.write_text("gres: 'gpu:a100:2,license:1'\nsetup: ['export X=${HOME}/x']\nshared: [~/work, $HOME/runs]\n")
+    site = load_site(str(path))
+    assert site.gpus == 2 and site.setup == ["export X=${HOME}/x"]
+    assert [Site(gres=gres, gpus_per_node=3).gpus for gres in ("gpu", "gpu:h100", "gpu:4", "license", None)] == [
+        1, 1, 4, 3, 3
+    ]  # fmt: skip
+    for place in ("work/results", "runs"):
+        check_shared(site, tmp_path / place)
+    with pytest.raises(UserError, match="compute nodes do not see"):
+        check_shared(site, tmp_path / "workshop")
+    with pytest.raises(UserError, match="unknown site 'nope'.*\n.*example"):
+        load_site("nope")
+
+
+def test_only_one_process_submits_at_a_time(tmp_path):
+    store = Store(tmp_path)
+    arguments = {"results": tmp_path, "tell": lambda line: None}
+    with claims.claim(store.sweeps, ["submitting"]), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        run_sweep(sweep_of(["method=meanfield target=banana"]), ["launcher=slurm", "site=cpu"], **arguments)
+
+
+def test_a_watched_sweep_is_drawn_on_a_terminal_and_told_elsewhere(tmp_path, monkeypatch):
+    plan = make_plan(sweep_of(["method=meanfield target=banana seeds=2"]), results=tmp_path)
+    monkeypatch.setattr(watching, "EVERY", 0.0)
+    monkeypatch.setattr(watching.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(watching.shutil, "get_terminal_size", lambda: os.terminal_size((60, 3)))
+    for terminal in (True, False):
+        waits, ended = Queue({"1": JobState("PENDING")}, True), Queue({"1": JobState("FAILED")}, True)
+        queues = [waits, waits, Queue({}, False), ended]
+
+        def look(plan, queues=queues):
+            now = Situation(plan.store, {}, queues.pop(0), {})
+            state = "queued" if now.live else "lost"
+            runs = [vars(RunState(f"c-s{s}", state)) | {"method": "m", "target": "t", "seed": s} for s in (0, 1)]
+            return runs, [] if now.queue.reached else ["silence"], now
+
+        monkeypatch.setattr(watching.states, "of_plan", look)
+        stream = StringIO()
+        stream.isatty = lambda terminal=terminal: terminal
+        watching.watch(plan, stream)
+        shown = stream.getvalue()
+        assert queues == []  # a controller that does not answer ends nothing
+        if terminal:
+            assert shown.count("\x1b[2F\x1b[J[") == 3 and shown.count("\x1b[J[") == 4 and "more lines" in shown
+        else:
+            assert [line[11:] for line in shown.splitlines()] == ["2 queued", "2 lost; note: silence", "2 lost"]
 
 
 def test_options_of_a_command_line():
@@ -190,6 +245,40 @@ def test_a_signal_waits_while_it_is_held_and_comes_at_once_otherwise():
         with interrupt.held():
             pass
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+def test_an_interrupted_fit_stops_within_an_iteration_and_ends_the_same(tmp_path, monkeypatch):
+    from bench.config import build_method, build_target
+    from bench.fit import loop
+    from bench.fit.checkpoint import Checkpoint
+    from bench.fit.members import initialise
+
+    config = compose(["method=meanfield", "target=banana", "method.batch=5"])
+    target, original = build_target(config), loop.build
+    calls = []
+
+    def once(checkpoint=None):
+        return loop.fit(initialise(lambda: build_method(config, target), [0, 1]), [0, 1], 1000, checkpoint=checkpoint)
+
+    def build(*arguments, **keys):
+        advance = original(*arguments, **keys)
+
+        def counted():
+            calls.append(advance())
+            if len(calls) == 12:  # losses are logged after 10 and 15
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return counted
+
+    calm = once()
+    monkeypatch.setattr(loop, "build", build)
+    checkpoint = Checkpoint(tmp_path, config.config_id, [0, 1])
+    with interrupt.listening(signal.SIGTERM), pytest.raises(interrupt.Interrupted):
+        once(checkpoint)
+    assert int(checkpoint.load(torch.device("cpu"))["state"]["step"]) == len(calls) == 12
+    resumed = once(checkpoint)
+    assert all(torch.equal(resumed.state[key], calm.state[key]) for key in calm.state)
+    assert resumed.losses == calm.losses and resumed.loss_steps == calm.loss_steps
 
 
 def test_an_interrupted_fit_has_saved_all_it_did_and_ends_the_same(tmp_path):

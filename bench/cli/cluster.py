@@ -1,22 +1,17 @@
-"""``sivibench cancel``, and the part of ``status`` that asks the queue."""
+"""``sivibench cancel``, and a sweep as it was submitted."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from bench.cli.parser import print_json
 from bench.errors import UserError
 from bench.launch import queue
 from bench.launch.manifest import Manifest, manifests
-from bench.launch.state import drifted, situation
+from bench.launch.state import situation
 from bench.store import Store
 from bench.sweep.expand import Sweep, load_sweep
 from bench.sweep.plan import Plan, make_plan
-from bench.sweep.slurm import join
-
-SHOWN = ("failed", "timeout", "running", "queued", "lost")
-"""States that come with a reason."""
 
 
 def submissions(args: argparse.Namespace) -> tuple[Store, list[Manifest]]:
@@ -52,24 +47,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         return make_plan(args.name, results=args.results)
     last = submitted[-1]
     return make_plan(Sweep(last.sweep, last.sweep, last.lines, last.exclude), last.overrides, store.root)
-
-
-def problems(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
-    """What there is to say about single runs of a plan, and about its jobs."""
-    now = join(plan)
-    found = []
-    for cell in plan.cells:
-        for seed in cell.config.seeds:
-            run = now.of(cell.config.run_id(seed), cell.records.get(seed))
-            about = {"method": cell.method, "target": cell.target, "seed": seed}
-            found.append(about | vars(run))
-    notes = []
-    used = list({id(manifest): manifest for manifest, _ in now.last.values()}.values())
-    if used and not now.queue.reached:
-        notes.append("SLURM does not answer: which jobs wait or run is not known")
-    if other := drifted(used):
-        notes.append(f"{len(other)} jobs started with other code than was submitted: {', '.join(other[:5])}")
-    return found, notes
 
 
 def cancel(args: argparse.Namespace) -> int:

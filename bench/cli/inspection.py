@@ -5,22 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
 
-from bench import claims
 from bench.check import check_store
 from bench.cli.parser import print_json
 from bench.cli.runs import describe, number
 from bench.errors import UserError
 from bench.store import Store
-
-STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
-
-
-MOST = 100
-"""Lines about single runs."""
 
 
 def store_of(args: argparse.Namespace) -> Store:
@@ -45,49 +36,24 @@ def name_unreadable(errors: Iterable[UserError]) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Counts by method and target, and of a sweep what became of single runs; 1 if a record is unreadable."""
-    told: list[dict[str, Any]] = []
-    notes: list[str] = []
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    """Counts by method and target, and what became of single runs; 1 if a record is unreadable."""
+    from bench.cli import states
+
     code = 0
     if args.name:
-        from bench.cli.cluster import SHOWN, plan_of, problems
+        from bench.cli.cluster import plan_of
 
-        runs, notes = problems(plan_of(args))
-        for run in runs:
-            counts[run["method"], run["target"]][run["state"]] += 1
-            if run["state"] in SHOWN:
-                told.append(run)
+        runs, notes, _ = states.of_plan(plan_of(args))
     else:
         store = store_of(args)
         records, unreadable = store.load()
         code = name_unreadable(unreadable)
-        busy = claims.standing(store.claims)
-        for record in records:
-            if record["run_id"] not in busy:
-                counts[record["method"], record["target"]][record["status"]] += 1
-        for claim in busy.values():
-            counts[str(claim.get("method")), str(claim.get("target"))]["running"] += 1
-    rows: list[dict[str, Any]] = [
-        {"method": m, "target": t, **{state: n[state] for state in STATES}} for (m, t), n in counts.items()
-    ]
-    rows.sort(key=lambda row: (row["target"], row["method"]))
+        runs, notes = states.of_store(store, records)
+    counted = states.rows(runs)
     if args.json:
-        for row in rows:
-            row["runs"] = [run for run in told if (run["method"], run["target"]) == (row["method"], row["target"])]
-        print_json(rows)
-    elif not rows:
-        print("no runs")
+        print_json(counted)
     else:
-        wide = max(len(f"{row['method']} x {row['target']}") for row in rows)
-        print(f"{'':{wide}}  " + "  ".join(f"{state:>8}" for state in STATES))
-        for row in rows:
-            pair = f"{row['method']} x {row['target']}"
-            print(f"{pair:{wide}}  " + "  ".join(f"{row[state] or '-':>8}" for state in STATES))
-        for run in told[:MOST]:
-            print(f"{run['run_id']}  {run['method']} x {run['target']}  {run['state']}  {run['reason']}".rstrip())
-        if len(told) > MOST:
-            print(f"... and {len(told) - MOST} more (--json shows all)")
+        print("\n".join([*states.table(counted), *states.stories(counted)]))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return code

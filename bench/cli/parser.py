@@ -42,7 +42,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
     add("--dry-run", action="store_true", help="only show what is done and what is to do, and what it may cost")
-    add("--watch", action="store_true", help="with launcher=slurm: wait, with a line whenever something has changed")
+    add("--watch", action="store_true", help="with launcher=slurm: wait for the jobs, with a table that keeps up")
     add("--retry", metavar="STATUS", help=_RETRY)
 
     add = _command(commands, "teacher", "teacher:teacher", "train a diffusion teacher, or convert a published one")

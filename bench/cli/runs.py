@@ -106,10 +106,13 @@ def sweep(args: argparse.Namespace) -> int:
         results=args.results,
         tell=tell,
     )
+    ended_well = True
     if args.watch and not args.dry_run:
-        from bench.sweep.slurm import watch
+        from bench.cli.watch import tell_end, watch
 
-        outcome = replace(outcome, plan=watch(outcome.plan, tell), submitted=None)
+        stream = sys.stderr if args.json else sys.stdout
+        outcome = replace(outcome, plan=watch(outcome.plan, stream))
+        ended_well = tell_end(outcome.plan, stream)
     if args.json:
         print_json(outcome.as_dict())
-    return int(outcome.failed and not args.dry_run)
+    return int((outcome.failed or not ended_well) and not args.dry_run)

@@ -1,6 +1,7 @@
 """Run the iteration to its end: blocks of noise, log points, curve points, checkpoints, progress.
 
-Nothing inside a chunk of iterations touches the host; everything else happens at chunk boundaries.
+Nothing inside a chunk of iterations touches the host; everything else happens at chunk boundaries.  A signal ends a
+chunk early, which changes no arithmetic: noise is found by its step, and losses are summed up to their next point.
 """
 
 from __future__ import annotations
@@ -119,9 +120,11 @@ def fit(
                 run.setup_seconds += time.perf_counter() - pause
                 started += time.perf_counter() - pause
             end = min(tape.load(step), next(s for s in stops if s > step))
-            for _ in range(step, end):
+            while True:
                 advance()
-            step = end
+                step += 1
+                if step == end or interrupt.pending():  # an iteration may be long, and the time to stop short
+                    break
             if step in loss_points:
                 _log_losses(run, step)
             if step in curve_steps and curve_hook is not None:

@@ -1,45 +1,34 @@
-"""How long a batched run may take, from what is on record of the same method and target."""
+"""How long batched runs may take, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from bench.launch.group import Group
-from bench.record import glance
-from bench.store import Store
-
-Pace = dict[tuple[str, str], float]
-"""(method, target) -> seconds per iteration of a batched run, whatever the number of its seeds."""
+from bench.sweep.pace import Paces, pace_of
 
 
-def pace(store: Store) -> Pace:
-    """The latest pace of each method on each target."""
-    found: Pace = {}
-    for path in store.files():
-        fields = glance(path, ("method", "target", "cost"))
-        cost = fields.get("cost")
-        if isinstance(cost, dict) and cost.get("seconds") and cost.get("iterations"):
-            found[fields["method"], fields["target"]] = cost["seconds"] / cost["iterations"]
-    return found
-
-
-def describe_cost(groups: Iterable[Group], paces: Pace, *, gpus: int, side_by_side: int) -> str:
+def describe_cost(groups: Iterable[Group], paces: Paces, *, gpus: int, side_by_side: int) -> str:
     """The time of batched runs in a sentence.
 
     Args:
         groups: what is to be done.
-        paces: from ``pace``.
+        paces: from ``bench.sweep.pace.pace``.
         gpus: of a job; 0 counts hours of jobs.
         side_by_side: processes that share a job.
     """
-    seconds, unknown, number = 0.0, 0, 0
+    seconds, unknown, number, foreign = 0.0, 0, 0, False
     for group in groups:
         number += 1
-        each = paces.get((group.config.method["name"], group.config.target["name"]))
-        seconds += (each or 0.0) * group.config.train["iterations"]
-        unknown += each is None
+        known = pace_of(group.config, paces)
+        if known is None:
+            unknown += 1
+        else:
+            seconds += known.estimate(group.config)
+            foreign |= gpus > 0 and not known.device.startswith("cuda")
     unit = "GPU-hours" if gpus else "job-hours"
-    hours = seconds / 3600 * max(gpus, 1) / side_by_side
     if number and unknown == number:
         return f"no past record to estimate the {unit} from"
-    return f"about {hours:.3g} {unit}" + (f", {unknown} batched runs without a past record not counted" * bool(unknown))
+    said = f"about {seconds / 3600 * max(gpus, 1) / side_by_side:.3g} {unit}"
+    said += " (at the pace of a CPU: no record from a GPU)" * foreign
+    return said + (f", {unknown} batched runs without a past record not counted" * bool(unknown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -180,7 +181,9 @@ def _tasks(text: str) -> list[int]:
 
 
 def _call(command: list[str], patience: float = PATIENCE) -> subprocess.CompletedProcess[str] | None:
+    # Otherwise the waiting elements of an array that has gaps are cut off after 64 characters.
+    environment = os.environ | {"SLURM_BITSTR_LEN": "0"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=patience)
+        return subprocess.run(command, capture_output=True, text=True, timeout=patience, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -21,7 +21,8 @@ class Site:
     """A cluster, or a part of one.  ``slurm/sites/example.yaml`` describes every key.
 
     Attributes:
-        partition, account, qos, constraint, gres: options of sbatch; left out where null.
+        partition, account, qos, constraint, gres: options of sbatch; left out where null.  GPUs in ``gres`` replace
+            ``gpus_per_node``.
         nodes, gpus_per_node, cpus, memory_gb: of one job; cpus per process, memory per node.
         minutes: time limit of a job, unless ``launcher.minutes`` says otherwise.
         max_array: elements of one job array; longer ones are cut.
@@ -51,6 +52,13 @@ class Site:
     shared: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of a node, however they are asked for (``gpu:a100:2`` are two)."""
+        asked = [text.split(":") for text in (self.gres or "").split(",")]
+        found = [int(words[-1]) if words[-1].isdigit() else 1 for words in asked if words[0] == "gpu"]
+        return sum(found) if found else self.gpus_per_node
+
 
 def load_site(name: str | None) -> Site:
     """Read a profile.
@@ -71,11 +79,14 @@ def load_site(name: str | None) -> Site:
         )
     keys = ", ".join(Site.__dataclass_fields__)
     try:
-        site = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path)))
+        merged = OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path))
+        values: Any = OmegaConf.to_container(merged, resolve=False)  # ``${HOME}`` is the shell's business
+        site = Site(**values)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(f"cannot read the site {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
-    assert isinstance(site, Site)
     for key in ("nodes", "cpus", "minutes", "max_array"):
+        if isinstance(getattr(site, key), str):
+            raise UserError(f"{path}: {key} is no number", "only setup lines and commands may hold ${...}")
         if getattr(site, key) < 1:
             raise UserError(f"{path}: {key}={getattr(site, key)} is too small", "give at least 1")
     if min(site.gpus_per_node, site.signal_seconds) < 0:
@@ -89,7 +100,8 @@ def check_shared(site: Site, folder: Path) -> None:
     Raises:
         UserError: it lies elsewhere.
     """
-    if site.shared and not any(folder.is_relative_to(Path(os.path.expandvars(p)).resolve()) for p in site.shared):
+    places = [Path(os.path.expandvars(os.path.expanduser(place))).resolve() for place in site.shared]
+    if places and not any(folder.is_relative_to(place) for place in places):
         raise UserError(
             f"the results folder {folder} is on a file system that compute nodes do not see",
             f"give one in {', '.join(site.shared)} with --results (or correct `shared` in the site profile)",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import claims
 from bench.launch.journal import journal_path, read_journal
 from bench.launch.manifest import Manifest
-from bench.launch.queue import Queue, ask
+from bench.launch.queue import JobState, Queue, ask
 from bench.store import Store
 
 
@@ -39,6 +39,7 @@ class Situation:
     """run id -> its last submission and job."""
     queue: Queue
     claims: dict[str, dict[str, Any]]
+    _read: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def live(self) -> list[str]:
@@ -53,7 +54,7 @@ class Situation:
         state = self.queue.get(job)
         if state is None:
             return not self.queue.reached
-        return state.live and not _passed(manifest, job, run_id)
+        return state.live and not self._passed(manifest, job, run_id)
 
     def of(self, run_id: str, record: dict[str, Any] | None) -> RunState:
         """The state of one run.
@@ -72,19 +73,60 @@ class Situation:
             return RunState(run_id, record["status"], _first_line(record.get("error")), job)
         if manifest is None or job is None:
             return RunState(run_id, "missing")
-        if state is not None and state.live and not _passed(manifest, job, run_id):
+        if state is not None and state.live and not self._passed(manifest, job, run_id):
             return RunState(run_id, "queued", f"job {job} {state.state.lower()} {state.reason}".strip(), job)
-        return RunState(run_id, "lost", f"job {job}: {_story(manifest, job, run_id, state, self.queue)}", job)
+        return RunState(run_id, "lost", f"job {job}: {self._story(manifest, job, run_id, state)}", job)
+
+    def _events(self, manifest: Manifest, job: str) -> list[dict[str, Any]]:
+        """The journal of a job, read once."""
+        if job not in self._read:
+            self._read[job] = read_journal(journal_path(Path(manifest.folder), job))
+        return self._read[job]
+
+    def _passed(self, manifest: Manifest, job: str, run_id: str) -> bool:
+        """Whether a job has left a run behind without a record, so that it will not come back to it by itself."""
+        events = self._events(manifest, job)
+        last = max((event["restart"] for event in events), default=0)
+        return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
+
+    def _story(self, manifest: Manifest, job: str, run_id: str, state: JobState | None) -> str:
+        """How a job ended before it wrote the run's record."""
+        events = self._events(manifest, job)
+        problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
+        refused = next((e["detail"] for e in reversed(events) if e["event"] == "requeue refused"), None)
+        begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
+        if problem:
+            return _first_line(problem)
+        if state is None:
+            ended = "SLURM does not answer" if not self.queue.reached else "SLURM has forgotten it"
+        else:
+            ended = f"{state.state} {state.reason}".strip()
+        if refused:
+            ended += f", requeue refused: {refused}"
+        if not events:
+            log = manifest.log(job)
+            return ended + (f", see {log}" if log.exists() else ", no log (do compute nodes see the results folder?)")
+        return ended + (", while this run was on" if begun else ", before this run began")
 
 
-def situation(store: Store, submissions: Sequence[Manifest]) -> Situation:
-    """Ask the queue about all jobs, and let claims of jobs that are over count as dead."""
+def situation(store: Store, submissions: Sequence[Manifest], runs: Collection[str] | None = None) -> Situation:
+    """Ask the queue, and let claims of jobs that are over count as dead.
+
+    Args:
+        store: the results folder.
+        submissions: all that may have the runs, the oldest first.
+        runs: ask only about the jobs that have these last; all jobs unless given.
+    """
     last = {run: (m, job) for m in submissions for job in m.jobs for run in m.runs(job)}
-    queue = ask(job for m in submissions for job in m.jobs)
+    # Claims first: of a job that waits at a later time than they were read, they must be from before.
     standing = claims.standing(store.claims)
+    known = {job for m in submissions for job in m.jobs}
+    if runs is not None:
+        owners = {(claim.get("job") or {}).get("id") for claim in standing.values()}
+        known &= {last[run][1] for run in runs if run in last} | owners
+    queue = ask(known)
     for run_id in dead_claims(standing, queue):
-        claims.expire(store.claims, run_id)
-        del standing[run_id]
+        claims.expire(store.claims, run_id, standing.pop(run_id).get("token", ""))
     return Situation(store, last, queue, standing)
 
 
@@ -106,33 +148,6 @@ def drifted(submissions: Iterable[Manifest]) -> list[str]:
         for job in manifest.jobs
         if any(event.get("drifted") for event in read_journal(journal_path(Path(manifest.folder), job)))
     ]
-
-
-def _passed(manifest: Manifest, job: str, run_id: str) -> bool:
-    """Whether a job has left a run behind without a record, so that it will not come back to it by itself."""
-    events = read_journal(journal_path(Path(manifest.folder), job))
-    last = max((event["restart"] for event in events), default=0)
-    return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
-
-
-def _story(manifest: Manifest, job: str, run_id: str, state: Any, queue: Queue) -> str:
-    """How a job ended before it wrote the run's record."""
-    events = read_journal(journal_path(Path(manifest.folder), job))
-    problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
-    refused = next((e["detail"] for e in reversed(events) if e["event"] == "requeue refused"), None)
-    begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
-    if problem:
-        return _first_line(problem)
-    if state is None:
-        ended = "SLURM does not answer" if not queue.reached else "SLURM has forgotten it"
-    else:
-        ended = f"{state.state} {state.reason}".strip()
-    if refused:
-        ended += f", requeue refused: {refused}"
-    if not events:
-        log = manifest.log(job)
-        return ended + (f", see {log}" if log.exists() else ", no log (do compute nodes see the results folder?)")
-    return ended + (", while this run was on" if begun else ", before this run began")
 
 
 def _owner(claim: dict[str, Any], path: Path) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -49,15 +50,22 @@ def submit(
     """
     check_slurm(site.partition)
     check_shared(site, store.root.resolve())
+    minutes = options["minutes"] or site.minutes
+    if 60 * minutes <= site.signal_seconds:
+        raise UserError(
+            f"a time limit of {minutes} minutes leaves no time before the warning {site.signal_seconds} s ahead of it",
+            "raise launcher.minutes, or lower signal_seconds in the site profile",
+        )
     folder = new_folder(store, sweep.name)
     sha, dirty = git_state()
     setup = list(site.setup)
     if options["snapshot"]:
         setup += _snapshot(store, sha, dirty)
-    minutes = options["minutes"] or site.minutes
+    # Jobs may start elsewhere than here: a snapshot's, or those of a site whose set-up lines change the folder.
+    placed = [replace(g, config=replace(g.config, results=str(Path(g.config.results).resolve()))) for g in groups]
     jobs = [
         Job(part, str(folder), minutes, site.signal_seconds, options["timeouts"], sha, source_digest())
-        for part in pack(groups, options["pack"])
+        for part in pack(placed, options["pack"])
     ]
     manifest = Manifest(
         sweep=sweep.name,
@@ -87,6 +95,10 @@ def submit(
     return manifest
 
 
+_SRUN = ["--kill-on-bad-exit=0", "--wait=0"]
+"""Processes that share a job are independent: one that fails or ends early must not end the others."""
+
+
 def _submit_array(
     jobs: list[Job],
     folder: Path,
@@ -99,7 +111,7 @@ def _submit_array(
 ) -> list[str]:
     import submitit
 
-    tasks = options["tasks_per_gpu"] * max(site.gpus_per_node, 1)
+    tasks = options["tasks_per_gpu"] * max(site.gpus, 1)
     python = f"{site.python or shlex.quote(sys.executable)} -u -m bench.launch.start"
     more: dict[str, Any] = {"requeue": True, **site.options}
     if before and options["parallel"]:  # each array has a limit of its own: only one of them may run
@@ -115,9 +127,10 @@ def _submit_array(
         "slurm_stderr_to_stdout": True,
         "slurm_array_parallelism": options["parallel"] or len(jobs),
         "slurm_additional_parameters": more,
+        "slurm_srun_args": _SRUN + [f"--cpus-per-task={site.cpus}"],  # srun does not take it from sbatch
     }
     optional = {
-        "gpus_per_node": site.gpus_per_node or None,
+        "gpus_per_node": None if "gpu" in (site.gres or "") else site.gpus_per_node or None,
         "mem_gb": site.memory_gb,
         "slurm_partition": site.partition,
         "slurm_account": site.account,
@@ -149,7 +162,8 @@ def _remedy(text: str, site: Site) -> str:
     if "node configuration" in text:
         return (
             f"no node of {site.partition or 'the default partition'} has what the site profile asks for: "
-            f"gpus_per_node={site.gpus_per_node}, nodes={site.nodes}, cpus={site.cpus}, memory_gb={site.memory_gb}"
+            f"gpus_per_node={site.gpus_per_node}, gres={site.gres}, nodes={site.nodes}, cpus={site.cpus}, "
+            f"memory_gb={site.memory_gb}"
         )
     return "correct the site profile (partition, account, qos, limits); nothing of this array was submitted"
 
@@ -170,10 +184,13 @@ def _snapshot(store: Store, sha: str | None, dirty: bool | None) -> list[str]:
         raise UserError(f"the working tree differs from commit {sha[:10]}: {', '.join(PACKAGES)}", "commit first")
     place = store.sweeps.resolve() / "snapshots" / sha
     if not place.exists():
-        archive = subprocess.run(["git", "-C", str(ROOT), "archive", sha], capture_output=True, check=True).stdout
+        command = ["git", "-C", str(ROOT), "archive", sha, *PACKAGES]
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
         unfinished = place.with_name(f"{sha}.{os.getpid()}")
         with tarfile.open(fileobj=BytesIO(archive)) as tar:
             tar.extractall(unfinished, filter="data")
         unfinished.rename(place)
-    # `python -m` puts the working directory first on its path, PYTHONPATH comes before installed packages.
-    return [f"cd '{place}'", f"export PYTHONPATH='{place}':$PYTHONPATH SIVIBENCH_GIT_SHA={sha}"]
+    # PYTHONPATH comes before installed packages; PYTHONSAFEPATH keeps `python -m` from looking into the folder that
+    # the job starts in even before that.
+    paths = f"PYTHONPATH={shlex.quote(str(place))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
+    return [f"export {paths} SIVIBENCH_GIT_SHA={sha}"]

@@ -6,6 +6,7 @@ so a job that SLURM starts again, for whatever reason and without any warning, s
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,8 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from bench.device import resolve_device
 from bench.environment import environment, git_state, source_digest
@@ -66,6 +69,8 @@ class Work:
                 for current in mine:
                     problems += _do(current, journal)
             except Interrupted as stop:
+                for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
+                    signal.signal(number, signal.SIG_IGN)
                 _stop(job, current, stop, journal, started)
         journal.write("end", problems=problems)
         if problems:
@@ -134,8 +139,16 @@ def _do(group: Group, journal: Journal) -> list[str]:
         problem = f"{label}: {type(error).__name__}: {error}"
     if problem:
         log.error("error: %s", problem)
+    _free()
     journal.write("done", runs=group.runs, problem=problem)
     return [problem] if problem else []
+
+
+def _free() -> None:
+    """Give a GPU's memory back: other processes may share it, and the next batched run is another size."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, started: float) -> None:

@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.run import Retry, finished, retried
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep, expand, load_sweep
+from bench.sweep.pace import Paces, pace_of
 
 if TYPE_CHECKING:
     from targets.base import Target
@@ -149,15 +150,11 @@ def refresh(plan: Plan) -> Plan:
     return replace(plan, cells=cells)
 
 
-def longest_first(cells: list[Cell], store: Store) -> list[Cell]:
+def longest_first(cells: list[Cell], paces: Paces) -> list[Cell]:
     """Cells by estimated time, unknown ones first: a long cell should not be the last one running."""
-    pace: dict[tuple[str, str], float] = {}
-    for record in store.load()[0]:
-        cost = record.get("cost") or {}
-        if cost.get("seconds") and cost.get("iterations"):
-            pace[record["method"], record["target"]] = cost["seconds"] / cost["iterations"]
 
-    def estimate(cell: Cell) -> float:
-        return pace.get((cell.method, cell.target), float("inf")) * cell.config.train["iterations"]
+    def seconds(cell: Cell) -> float:
+        known = pace_of(cell.config, paces)
+        return known.estimate(cell.config) if known else float("inf")
 
-    return sorted(cells, key=estimate, reverse=True)
+    return sorted(cells, key=seconds, reverse=True)

@@ -18,6 +18,7 @@ from bench.launch.site import load_site
 from bench.run import Retry, execute, finished
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep
+from bench.sweep.pace import pace
 from bench.sweep.plan import Cell, Plan, longest_first, make_plan
 from bench.sweep.pool import Result, Task, run_cells, run_here
 from bench.sweep.slurm import submit_sweep
@@ -150,7 +151,7 @@ def run_plan(
     if todo:
         plan.store.writable()
         jobs = 0 if options["name"] == "debug" else jobs or options["parallel"] or default_jobs(todo[0])
-        done = _run(split_seeds(longest_first(todo, plan.store), options["seeds"]), jobs, retry, plan, tell, task)
+        done = _run(split_seeds(longest_first(todo, pace(plan.store)), options["seeds"]), jobs, retry, plan, tell, task)
     report = _report(plan, tell) if plan.sweep.report else None
     return Outcome(plan, done, report)
 
@@ -202,7 +203,7 @@ def split_seeds(cells: list[Cell], limit: int | None) -> list[Cell]:
 
 
 def _cost(todo: list[Cell], store: Store, tell: Tell) -> None:
-    from bench.launch.estimate import describe_cost, pace
+    from bench.launch.estimate import describe_cost
     from bench.launch.group import make_groups
 
     groups = make_groups(todo, {cell.config.config_id: cell.config.seeds for cell in todo}, None)

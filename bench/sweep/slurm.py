@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from bench import claims
+from bench.errors import UserError
 from bench.launch.site import Site
-from bench.run import Retry
-from bench.sweep.plan import Plan, longest_first, refresh
+from bench.run import Retry, finished
+from bench.store import Store
+from bench.sweep.pace import pace
+from bench.sweep.plan import Cell, Plan, longest_first
 
 if TYPE_CHECKING:
     from bench.launch.manifest import Manifest
-    from bench.launch.state import Situation
+    from bench.launch.state import RunState, Situation
 
 
 def submit_sweep(
@@ -41,49 +45,67 @@ def submit_sweep(
         The submission; None if there was nothing to submit.
 
     Raises:
-        UserError: as ``bench.launch.submit.submit``.
+        UserError: as ``bench.launch.submit.submit``, or somebody else is submitting from this results folder.
     """
-    from bench.launch.estimate import describe_cost, pace
+    from bench.launch.estimate import describe_cost
     from bench.launch.group import make_groups
     from bench.launch.submit import submit
 
-    now = join(plan)
-    todo: dict[str, list[int]] = {}
-    states: Counter[str] = Counter()
-    for cell in plan.cells:
-        wanted = set(cell.todo(retry=retry))
-        for seed in cell.config.seeds:
-            run_id = cell.config.run_id(seed)
-            state = now.of(run_id, cell.records.get(seed)).state
-            busy = state == "running" or now.queued(run_id)
-            if seed in wanted and not busy:
-                todo.setdefault(cell.config.config_id, []).append(seed)
-            states["queued" if busy and state != "running" else state] += 1
-    shown = ", ".join(f"{number} {state}" for state, number in states.items())
-    number = sum(map(len, todo.values()))
-    tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {states.total()} runs: {shown}; {number} to submit")
-    for method, target, reason in plan.skipped:
-        tell(f"skipped {method} x {target}: {reason}")
-    if not todo:
-        tell("submitted 0 jobs")
-        return None
-    left = [cell for cell in plan.cells if cell.config.config_id in todo]
-    groups = make_groups(longest_first(left, plan.store), todo, options["seeds"])
-    side = options["tasks_per_gpu"] * max(site.gpus_per_node, 1)
-    jobs = -(-len(groups) // options["pack"])
-    arrays = -(-jobs // site.max_array)
-    cost = describe_cost(groups, pace(plan.store), gpus=site.gpus_per_node, side_by_side=side)
-    tell(f"{len(groups)} batched runs in {jobs} jobs, {arrays} array{'s' * (arrays > 1)}; {cost}")
-    if dry_run:
-        for group in groups:
-            tell(f"  {group.config_id}  {group.config.method['name']} x {group.config.target['name']}: "
-                 f"seeds {','.join(map(str, group.config.seeds))}")  # fmt: skip
-        return None
-    manifest = submit(
-        groups, sweep=plan.sweep, overrides=overrides, store=plan.store, site=site, options=options, tell=tell
-    )
+    with nullcontext() if dry_run else _alone(plan.store):
+        todo = _todo(plan, retry, tell)
+        if not todo:
+            tell("submitted 0 jobs")
+            return None
+        paces = pace(plan.store)
+        left = [cell for cell in plan.cells if cell.config.config_id in todo]
+        groups = make_groups(longest_first(left, paces), todo, options["seeds"])
+        jobs = -(-len(groups) // options["pack"])
+        arrays = -(-jobs // site.max_array)
+        side = options["tasks_per_gpu"] * max(site.gpus, 1)
+        cost = describe_cost(groups, paces, gpus=site.gpus, side_by_side=side)
+        tell(f"{len(groups)} batched runs in {jobs} jobs, {arrays} array{'s' * (arrays > 1)}; {cost}")
+        if dry_run:
+            for group in groups:
+                tell(f"  {group.config_id}  {group.config.method['name']} x {group.config.target['name']}: "
+                     f"seeds {','.join(map(str, group.config.seeds))}")  # fmt: skip
+            return None
+        manifest = submit(
+            groups, sweep=plan.sweep, overrides=overrides, store=plan.store, site=site, options=options, tell=tell
+        )
     tell(f"`sivibench status {plan.sweep.name}` tells how it goes; logs are in {manifest.folder}/log")
     return manifest
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Nobody else may look at the queue and submit in between.
+
+    Raises:
+        UserError: somebody does, or the results folder cannot be written.
+    """
+    with claims.claim(store.sweeps, ["submitting"]) as (_, busy):
+        for owner in busy.values():
+            who = f"process {owner.get('pid')} on {owner.get('host')}"
+            raise UserError(f"{who} is submitting from {store.root}", "repeat the command when it is done")
+        yield
+
+
+def _todo(plan: Plan, retry: Retry, tell: Callable[[str], None]) -> dict[str, list[int]]:
+    """Seeds to submit by config id; tells what there is of each state."""
+    now = join(plan)
+    todo: dict[str, list[int]] = {}
+    shown: Counter[str] = Counter()
+    for cell, seed, run in states(plan, now):
+        queued = run.state != "running" and now.queued(run.run_id)
+        if not queued and run.state not in ("running", "done") and seed in cell.todo(retry=retry):
+            todo.setdefault(cell.config.config_id, []).append(seed)
+        shown["queued" if queued else run.state] += 1
+    counts = ", ".join(f"{number} {state}" for state, number in shown.items())
+    number = sum(map(len, todo.values()))
+    tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {shown.total()} runs: {counts}; {number} to submit")
+    for method, target, reason in plan.skipped:
+        tell(f"skipped {method} x {target}: {reason}")
+    return todo
 
 
 def join(plan: Plan) -> Situation:
@@ -91,27 +113,17 @@ def join(plan: Plan) -> Situation:
     from bench.launch.manifest import manifests
     from bench.launch.state import situation
 
-    runs = {cell.config.run_id(seed) for cell in plan.cells for seed in cell.config.seeds}
-    return situation(
-        plan.store, [m for m in manifests(plan.store) if any(run in runs for job in m.jobs for run in m.runs(job))]
-    )
+    unfinished = {run_id for run_id, record in plan.runs() if record is None or record["status"] != "done"}
+    return situation(plan.store, manifests(plan.store), unfinished)
 
 
-def watch(plan: Plan, tell: Callable[[str], None], *, every: float = 2.0) -> Plan:
-    """Wait until no job of a plan's runs waits or runs; a line of counts whenever they change.
-
-    Returns:
-        The plan with the records there are then.
-    """
-    shown = ""
-    while True:
-        plan = refresh(plan)
-        now = join(plan)
-        states = Counter(now.of(run_id, record).state for run_id, record in plan.runs())
-        line = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-        if line != shown:
-            tell(f"[{time.strftime('%H:%M:%S')}] {line}")
-            shown = line
-        if not now.live:
-            return plan
-        time.sleep(every)
+def states(plan: Plan, now: Situation) -> Iterator[tuple[Cell, int, RunState]]:
+    """Every run of a plan and where it stands."""
+    for cell in plan.cells:
+        for seed in cell.config.seeds:
+            run_id, record = cell.config.run_id(seed), cell.records.get(seed)
+            run = now.of(run_id, record)
+            if run.state in ("lost", "missing"):  # it may have ended well after we had looked for its record
+                late = finished(cell.config, plan.store, [seed])
+                run = now.of(run_id, late[seed]) if seed in late else run
+            yield cell, seed, run

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Method, Noise, Player, require_fraction, require_positive
+from methods.options import with_options_of
 from targets.base import Target
 from targets.diffusion.eps import EpsTeacher, eps_from_x0, teacher_of
 from targets.diffusion.grids import GridName, time_grid
@@ -158,19 +159,9 @@ class DDIM(Solver):
     paper_name = "DDIM"
     scheduler = "DDIMScheduler"
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        nfe: int = 10,
-        grid: GridName = "quad",
-        times: tuple[int, ...] = (),
-        power: float = 3.0,
-        schedule: TeacherSchedule = "linear",
-        clip: float | None = None,
-        eta: float = 0.0,
-    ) -> None:
-        super().__init__(target, nfe=nfe, grid=grid, times=times, power=power, schedule=schedule, clip=clip)
+    @with_options_of(Solver)
+    def __init__(self, target: Target, *, eta: float = 0.0, **options: object) -> None:
+        super().__init__(target, **options)  # type: ignore[arg-type]
         require_fraction(eta=eta)
         self.eta = eta
 
@@ -192,18 +183,9 @@ class DDPM(DDIM):
 
     paper_name = "DDPM"
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        nfe: int = 10,
-        grid: GridName = "quad",
-        times: tuple[int, ...] = (),
-        power: float = 3.0,
-        schedule: TeacherSchedule = "linear",
-        clip: float | None = None,
-    ) -> None:
-        super().__init__(target, nfe=nfe, grid=grid, times=times, power=power, schedule=schedule, clip=clip, eta=1.0)
+    @with_options_of(Solver)
+    def __init__(self, target: Target, **options: object) -> None:
+        super().__init__(target, eta=1.0, **options)
 
 
 class _Multistep(Solver):
@@ -213,19 +195,9 @@ class _Multistep(Solver):
         order: of the solver.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        nfe: int = 10,
-        grid: GridName = "quad",
-        times: tuple[int, ...] = (),
-        power: float = 3.0,
-        schedule: TeacherSchedule = "linear",
-        clip: float | None = None,
-        order: int = 2,
-    ) -> None:
-        super().__init__(target, nfe=nfe, grid=grid, times=times, power=power, schedule=schedule, clip=clip)
+    @with_options_of(Solver)
+    def __init__(self, target: Target, *, order: int = 2, **options: object) -> None:
+        super().__init__(target, **options)  # type: ignore[arg-type]
         if order not in (1, 2, 3):
             raise UserError(f"method.order={order}", "choose 1, 2 or 3")
         self.order = order

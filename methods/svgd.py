@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_fraction, require_positive
-from methods.families import SemiImplicit, SemiImplicitMethod, anneal
+from methods.directed import Directed
+from methods.families import anneal
 from methods.optim import Adam, Optimiser, RMSprop, staircase
+from methods.options import with_options_of
 from methods.repulsion import ConstantBandwidth, SteinKernel, stein_direction
 from targets.base import Target
 
@@ -76,7 +78,7 @@ class SVGD(Method):
 
 
 @register("method", "asvgd", source="Feng, Wang & Liu, UAI 2017, arXiv:1707.06626; 2-D settings of arXiv:2506.05088")
-class AmortisedSVGD(SemiImplicitMethod):
+class AmortisedSVGD(Directed):
     """Amortised SVGD: a sampler's parameters follow the SVGD direction at its draws, E[phi(x) grad_phi x].
 
     It uses no density of the conditional.  The "STEIN" baseline of the KPG paper leaves the kernel's weight out of
@@ -87,46 +89,22 @@ class AmortisedSVGD(SemiImplicitMethod):
         batch: N, draws per step.
         batches: ``one``: phi is estimated on the draws that move, as in the paper; ``two``: on a second, independent
             batch, which makes it unbiased for a fixed bandwidth and gives it the mean of ``kpg``.
-        noise_dim, hidden, log_var, log_var_min: the family, as in ``kpg``.
-        kernel, bandwidth: see ``methods.kernels``.
-        lr, beta1, beta2: Adam.
-        decay, decay_every: learning rate times decay every so many steps.
-        anneal: the fraction of the run over which the target's score is annealed, as in ``ksivi``.
+        kernel: see ``methods.kernels``; the other options are those of ``methods.directed``.
     """
 
     paper_name = "Amortised SVGD"
-    needs = frozenset({"score"})
-    cheap: ClassVar[dict[str, Any]] = {"batch": 32}
 
+    @with_options_of(Directed)
     def __init__(
         self,
         target: Target,
         *,
-        batch: int = 500,
         batches: Literal["one", "two"] = "one",
-        noise_dim: int = 3,
-        hidden: tuple[int, ...] = (50, 50),
-        log_var: float = 0.0,
-        log_var_min: float = -20.0,
         kernel: SteinKernel = "gaussian",
-        bandwidth: ConstantBandwidth = "detached",
-        lr: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.99,
-        decay: float = 0.9,
-        decay_every: int = 1000,
-        anneal: float = 0.0,
+        **options: object,
     ) -> None:
-        super().__init__(target)
-        require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
-        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal)
-        self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
-        self.batch, self.batches, self.kernel, self.bandwidth, self.anneal = batch, batches, kernel, bandwidth, anneal
-        self.lr, self.betas, self.decay, self.decay_every = lr, (beta1, beta2), decay, decay_every
-
-    def players(self) -> Sequence[Player]:
-        adam, schedule = Adam(self.lr, self.betas), staircase(self.decay, self.decay_every)
-        return [Player("q", ("q",), loss=self.loss, optimiser=adam, schedule=schedule)]
+        super().__init__(target, **options)  # type: ignore[arg-type]
+        self.batches, self.kernel = batches, kernel
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """-(1/N) sum_j <phi(x_j), x_j> with phi held constant."""

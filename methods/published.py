@@ -1,4 +1,4 @@
-"""What the published scripts compute, for the speed baseline: autograd through the [N, N] kernel matrix.
+"""What the published scripts of KSIVI compute, for the speed baseline: autograd through the [N, N] kernel matrix.
 
 Not used by any fit.  ``bench.speed`` times these one seed at a time, beside the suite's own step.
 """
@@ -13,26 +13,48 @@ from torch import Tensor
 from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.families import anneal
+from methods.hksivi import HKSIVI
 from methods.kernels import profile
 from methods.ksivi import KSIVI
+from methods.precondition import precondition
 
 
 @register(
     "baseline", "ksivi", source="longinYu/KSIVI: pairwise differences [N, N, d], autograd through kernel and median"
 )
 def ksivi_loss(method: KSIVI, player: Player, noise: Noise, clock: Clock) -> Tensor:
-    """KSD^2 of two batches with the kernel matrix built from [N, N, d] differences (always the exact median)."""
+    """KSD^2 of two batches (always the exact median), and what a tuned target adds to it."""
+    p, a = method.target.subsample(noise), anneal(clock, method.anneal)
     (x, u), (y, v) = method.q.draw(method.batch, noise), method.q.draw(method.batch, noise)
-    f = anneal(clock, method.anneal) * method.target.score(x) + u
-    g = anneal(clock, method.anneal) * method.target.score(y) + v
+    f, g = a * p.score(x) + u, a * p.score(y) + v
+    (left, f), (right, g) = (precondition(points, h, x, method.precondition) for points, h in ((x, f), (y, g)))
+    loss = discrepancy(left, right, f, g, method.kernel, method.bandwidth)
+    return loss if method.regulariser == 0 else loss - method.regulariser * a * p.log_prob(x).mean()
+
+
+@register("baseline", "hksivi", source="as ksivi, layer by layer")
+def hksivi_loss(method: HKSIVI, player: Player, noise: Noise, clock: Clock) -> Tensor:
+    """The sum over layers of KSD^2 with each layer's kernel matrix."""
+    rungs = method.target.subsample(noise).bridge(len(method.layers), method.base_sd, method.ladder)
+    x, N = method.base_sd * noise.normal(method.rows, method.noise_dim), method.batch
+    total = x.new_zeros(())
+    for layer, p in zip(method.layers, rungs, strict=True):
+        x, u = layer(x.detach(), noise.normal(method.rows, method.target.dim))
+        f = p.score(x) + u
+        total = total + discrepancy(x[:N], x[N:], f[:N], f[N:], method.kernel, method.bandwidth)
+    return total
+
+
+def discrepancy(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str) -> Tensor:
+    """KSD^2 with the kernel matrix built from [N, N, d] differences."""
     difference = x[:, None, :] - y[None, :, :]
-    if method.kernel in ("gaussian", "imq"):
+    if kernel in ("gaussian", "imq"):
         statistic = difference.square().sum(-1)
     else:
         statistic = difference.abs().sum(-1)
-        if method.kernel == "riesz":
+        if kernel == "riesz":
             statistic = x[:, None, :].abs().sum(-1) + y[None, :, :].abs().sum(-1) - statistic
     median = torch.median(statistic)
-    median = median if method.bandwidth == "exact" else median.detach()
-    k, _ = profile(method.kernel, statistic * math.log(method.batch + 1) / median)
+    median = median if bandwidth == "exact" else median.detach()
+    k, _ = profile(kernel, statistic * math.log(len(x) + 1) / median)
     return (k * (f @ g.T)).mean()

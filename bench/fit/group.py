@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.config import Config, build_method, build_target
-from bench.device import resolve_device
+from bench.device import peak_bytes, resolve_device
 from bench.environment import environment
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
@@ -150,7 +150,6 @@ class _Evaluation:
         return new_record(self.config, self.seeds[row], "done" if died is None else "diverged", env=env, **fields)
 
     def _cost(self, run: Fit) -> dict[str, Any]:
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _peak_host_bytes()
         return {
             "seconds": round(run.seconds, 3),
             "setup_seconds": round(run.setup_seconds, 3),
@@ -158,7 +157,7 @@ class _Evaluation:
             "iterations": run.step,
             "iterations_per_second": round(run.step / run.seconds, 3) if run.seconds else None,
             "target_evaluations": run.program.target_evaluations(run.step),
-            "peak_bytes": peak,
+            "peak_bytes": peak_bytes(self.device),
             "attempts": run.attempts,
         }
 
@@ -167,13 +166,6 @@ def _mirror(run: Fit) -> None:
     """Tell the mirror of this fit, if there is one, how far it is."""
     if (mirror := current()) is not None:
         mirror.report(((seed, _curves(run, row)) for row, seed in enumerate(run.seeds)), run.program.iterations)
-
-
-def _peak_host_bytes() -> int:
-    """Largest resident size of this process so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _curves(run: Fit, row: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,46 +14,82 @@ from bench.config import compose
 from bench.device import device_name, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
+from bench.files import write_atomic
+from bench.speed.cells import Cell, every_method
 from bench.speed.measure import Variant, measure, variants
+from bench.speed.memory import peak_of_fit
+from bench.speed.render import markdown, terminal
+
+Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("--method", default="ksivi,sivism", help="methods, comma separated")
     parser.add_argument("--target", default="banana,blr_breast_cancer", help="targets, comma separated")
+    parser.add_argument("--all", action="store_true", help="every method, on the first target of --target it fits")
     parser.add_argument("--seeds", default="1,10", help="numbers of seeds trained together, comma separated")
     parser.add_argument("--modes", default="eager,compile", help="eager (traced graph), compile")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per variant and round")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--memory", action="store_true", help="peak memory too, each variant in a process of its own")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, help="JSON file, written after each cell; cells that it has are skipped")
+    parser.add_argument("--markdown", type=Path, help="file for the table in Markdown")
     parser.add_argument("overrides", nargs="*", help="further overrides, for example method.bandwidth=bisection")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure and print; one table per method and target."""
+    """Measure and print, one block per method and target; write the files asked for."""
     torch.set_num_threads(args.threads)
     modes = args.modes.split(",")
     if unknown := sorted(set(modes) - {"eager", "compile"}):
         raise UserError(f"unknown mode {', '.join(unknown)}", "choose from: eager, compile")
-    device = resolve_device(args.device)
-    rows: list[dict[str, Any]] = []
+    device, counts, targets = resolve_device(args.device), _counts(args.seeds), args.target.split(",")
+    cells = every_method(targets) if args.all else [(m, t) for m in args.method.split(",") for t in targets]
     hardware = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
-    if not args.json:
-        print(hardware)
-    for method in args.method.split(","):
-        for target in args.target.split(","):
-            config = compose([f"method={method}", f"target={target}", *args.overrides])
-            found = variants(config, device, _counts(args.seeds), modes)
-            measure(found, device, rounds=args.rounds, seconds=args.seconds)
-            rows += (cell := [_row(method, target, v, found[0]) for v in found])
-            if not args.json:
-                _print(method, target, cell, args.overrides)
+    env = environment(device, threads=args.threads, compile="compile" in modes)
+    table: dict[str, Any] = {"hardware": hardware, "env": env, "overrides": args.overrides}
+    rows = table["rows"] = [] if args.output is None else _known(args.output, table)
+    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
+    say(hardware)
+    for cell in cells:
+        found = [row for row in rows if (row["method"], row["target"]) == cell]
+        if not found:
+            rows += (found := _measured(cell, args, device, counts, modes))
+            if args.output is not None:
+                write_atomic(args.output, _text(table).encode())
+        say(terminal(found, args.overrides))
+    if args.markdown is not None:
+        write_atomic(args.markdown, markdown(rows).encode())
     if args.json:
-        env = environment(device, threads=args.threads, compile="compile" in modes)
-        print(json.dumps({"hardware": hardware, "env": env, "overrides": args.overrides, "rows": rows}, indent=1))
+        print(_text(table), end="")
     return 0
+
+
+def _known(path: Path, table: dict[str, Any]) -> list[Row]:
+    """Rows of an output file that is to be continued.
+
+    Raises:
+        UserError: they are of another machine, other code or other overrides.
+    """
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    same = [(t["hardware"], t["env"]["source"], t["overrides"]) for t in (old, table)]
+    if same[0] != same[1]:
+        raise UserError(f"{path} holds times of another machine, other code or other overrides", "name another file")
+    rows: list[Row] = old["rows"]
+    return rows
+
+
+def _text(table: dict[str, Any]) -> str:
+    """JSON with one row per line."""
+    head = json.dumps({key: value for key, value in table.items() if key != "rows"}, indent=1)
+    rows = ",\n".join(json.dumps(row) for row in table["rows"])
+    return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n'
 
 
 def _counts(text: str) -> list[int]:
@@ -64,7 +102,19 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _row(method: str, target: str, variant: Variant, baseline: Variant) -> dict[str, Any]:
+def _measured(
+    cell: Cell, args: argparse.Namespace, device: torch.device, counts: list[int], modes: list[str]
+) -> list[Row]:
+    method, target = cell
+    overrides = [f"method={method}", f"target={target}", *args.overrides]
+    found = variants(compose(overrides), device, counts, modes)
+    measure(found, device, rounds=args.rounds, seconds=args.seconds)
+    for variant in found[1:] if args.memory else ():
+        variant.peak_bytes = peak_of_fit(overrides, device, variant.seeds, variant.mode)
+    return [_row(method, target, variant, found[0]) for variant in found]
+
+
+def _row(method: str, target: str, variant: Variant, baseline: Variant) -> Row:
     ratios = [b / v for b, v in zip(baseline.times, variant.times, strict=True)]
     return {
         "method": method,
@@ -78,16 +128,5 @@ def _row(method: str, target: str, variant: Variant, baseline: Variant) -> dict[
         "ratio_range": [min(ratios), max(ratios)],
         "setup_seconds": variant.setup_seconds,
         "operations": variant.operations,
+        "peak_bytes": variant.peak_bytes,
     }
-
-
-def _print(method: str, target: str, rows: list[dict[str, Any]], overrides: list[str]) -> None:
-    operations = " ".join(f"{name}={kind}" for name, kind in rows[-1]["operations"].items())
-    print(f"\n{method} x {target} {' '.join([*overrides, operations])}")
-    print(f"{'mode':<9}{'seeds':>6}{'ms/seed-it':>12}{'(min-max)':>18}{'seed-it/s':>12}{'x plain':>9}{'set-up s':>10}")
-    for row in rows:
-        low, high = row["ms_range"]
-        print(
-            f"{row['mode']:<9}{row['seeds']:>6}{row['ms_per_seed_iteration']:>12.3f}{f'({low:.3f}-{high:.3f})':>18}"
-            f"{row['seed_iterations_per_second']:>12.0f}{row['times_faster_than_plain']:>9.2f}{row['setup_seconds']:>10.1f}"
-        )

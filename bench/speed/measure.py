@@ -26,6 +26,7 @@ class Variant:
     seeds: int
     step: Callable[[int], None]
     setup_seconds: float = 0.0
+    peak_bytes: int | None = None
     operations: dict[str, str] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
 
@@ -47,11 +48,12 @@ def variants(config: Config, device: torch.device, seeds: Sequence[int], modes: 
 
     found = [Variant("plain", 1, plain)]
     for mode in modes:
-        found += [_batched(config, device, count, mode) for count in seeds]
+        found += [batched(config, device, count, mode) for count in seeds]
     return found
 
 
-def _batched(config: Config, device: torch.device, count: int, mode: str) -> Variant:
+def batched(config: Config, device: torch.device, count: int, mode: str) -> Variant:
+    """The suite's step for ``count`` seeds, ready to run; seeds 0, 1, ...."""
     target = build_target(config).to(device)
     members = [m.to(device) for m in initialise(lambda: build_method(config, target), range(count))]
     operations = members[0].operations() | target.operations()
@@ -59,7 +61,8 @@ def _batched(config: Config, device: torch.device, count: int, mode: str) -> Var
     state = program.initial_state(members)
     tape = Tape(list(range(count)), program.draws_per_iteration, program.device, program.dtype)
     started = time.perf_counter()
-    advance = build(program, state, tape.tensors(), compile=mode == "compile")
+    late = program.phase(program.iterations - 1)  # those that move for most of a run
+    advance = build(program, state, tape.tensors(), compile=mode == "compile", moving=late)
     done = 0
 
     def step(n: int) -> None:
@@ -70,14 +73,13 @@ def _batched(config: Config, device: torch.device, count: int, mode: str) -> Var
             advance()
             done += 1
 
-    return Variant(mode, count, step, time.perf_counter() - started, operations)
+    return Variant(mode, count, step, time.perf_counter() - started, operations=operations)
 
 
 def measure(found: Sequence[Variant], device: torch.device, *, rounds: int, seconds: float) -> None:
     """Time all variants in turn, ``rounds`` times, about ``seconds`` each time.
 
-    On the CPU the process's own CPU time is taken (one thread: equal to wall time on an idle core, and not disturbed by
-    other processes); on CUDA wall time around a synchronisation.
+    The time is that of ``bench.device.clock``: on the CPU with one thread the process's own.
     """
     counts = [_warm_up(variant, device, seconds) for variant in found]
     for _ in range(rounds):
@@ -92,7 +94,9 @@ def _timed(variant: Variant, count: int, device: torch.device) -> float:
 
 
 def _warm_up(variant: Variant, device: torch.device, seconds: float) -> int:
-    """Run a few steps and return how many fill ``seconds``."""
-    _timed(variant, 3, device)
-    per_step = _timed(variant, 5, device) / 5
-    return max(5, round(seconds / max(per_step, 1e-6)))
+    """Run a few steps and return how many fill ``seconds``: at least one."""
+    if _timed(variant, 1, device) < seconds:
+        _timed(variant, 2, device)
+    steps = 5 if _timed(variant, 1, device) < 0.1 * seconds else 1
+    per_step = _timed(variant, steps, device) / steps
+    return max(1, round(seconds / max(per_step, 1e-6)))

@@ -1,20 +1,22 @@
-"""The baseline: one seed at a time, ordinary autograd and ``torch.optim``, as the published scripts train.
+"""The baseline: one seed at a time, ordinary autograd and ``torch.optim``, as a published script trains.
 
 Each player's loss is differentiated with respect to every parameter (the scripts do not detach the other networks) and
 its own optimiser steps.  Where a component registers a ``baseline`` under its name, that function replaces what the
 suite does cleverly: for a method ``(method, player, noise, clock) -> loss``, for a target ``(target, x) -> score``.
+A player without a loss is updated as it says; carried buffers take the values that a loss returns beside its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
-from methods.base import Clock, Method, Player
+from methods.base import Clock, Method, Noise, Player
 from methods.optim import SGD, Adam, Blocks, Optimiser, RMSprop
 
 
@@ -28,35 +30,66 @@ def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], N
     if published_score is not None:
         score = partial(published_score.obj, method.target)
         method.target.score = score  # type: ignore[method-assign]  # on this one object only
-    players = [(player, _optimiser(method, player)) for player in method.players()]
+    published = None if published_loss is None else published_loss.obj
+    moving = [player for player in method.players() if player.moves_at(iterations - 1)]  # as the suite's step
+    moves = [_move(method, player, noise, published) for player in moving]
     done = 0
 
     def step() -> None:
         nonlocal done
         clock = Clock(torch.tensor(float(done)), iterations)
-        for player, optimiser in players:
-            for _ in range(player.steps):
-                method.zero_grad()
-                if published_loss is not None:
-                    loss = published_loss.obj(method, player, noise, clock)
-                elif player.loss is not None:
-                    loss = player.loss(noise, clock)
-                else:
-                    raise TypeError(f"player {player.name!r} has no loss")
-                loss.backward()
-                optimiser.step()
+        for move in moves:
+            move(clock)
         done += 1
 
     return step
 
 
-def _optimiser(method: Method, player: Player) -> torch.optim.Optimizer:
+def _move(method: Method, player: Player, noise: Noise, published: Callable | None) -> Callable[[Clock], None]:
+    """All of a player's steps in one iteration."""
+    if player.loss is None:
+        return partial(_update, method, player, noise)
     owned = [
         p
         for n, p in method.named_parameters()
         if p.requires_grad and any(n == o or n.startswith(o + ".") for o in player.owns)
     ]
-    rule: Optimiser = player.optimiser
+    optimiser, average = _optimiser(player.optimiser, owned), [p.detach().clone() for p in owned]
+    loss_of = player.loss if published is None else partial(published, method, player)
+
+    def move(clock: Clock) -> None:
+        for _ in range(player.steps):
+            method.zero_grad()
+            result = loss_of(noise, clock)
+            loss, buffers = result if isinstance(result, tuple) else (result, {})
+            loss.backward()
+            if player.clip is not None:
+                torch.nn.utils.clip_grad_norm_(owned, player.clip)
+            for group in optimiser.param_groups:
+                group["lr"] = player.optimiser.lr * float(player.schedule(clock))
+            optimiser.step()
+            _assign(method, buffers)
+            if player.ema is not None:
+                torch._foreach_lerp_(average, [p.detach() for p in owned], 1 - player.ema)
+
+    return move
+
+
+@torch.no_grad()
+def _update(method: Method, player: Player, noise: Noise, clock: Clock) -> None:
+    assert player.update is not None
+    for _ in range(player.steps):
+        _assign(method, player.update(noise, clock))
+
+
+@torch.no_grad()
+def _assign(method: Method, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        owner, _, attribute = name.rpartition(".")
+        getattr(method.get_submodule(owner), attribute).copy_(value)
+
+
+def _optimiser(rule: Optimiser, owned: list[nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(rule, Blocks):  # only the learning rates differ, which costs nothing
         rule = rule.rule
     if isinstance(rule, Adam):

@@ -1,0 +1,37 @@
+"""Which method is timed on which target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench.config import CONF, build_method, build_target, compose
+from bench.errors import UserError
+from bench.registry import entries
+
+Cell = tuple[str, str]
+
+
+def every_method(preferred: Sequence[str]) -> list[Cell]:
+    """Each method that is trained, on one target.
+
+    The first of ``preferred`` for which it has tuned settings; else of all targets for which it has; else of
+    ``preferred`` and then of all targets the first it can be fitted to.
+    """
+    methods = [name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True)]
+    return [(method, next(_candidates(method, preferred))) for method in methods]
+
+
+def _candidates(method: str, preferred: Sequence[str]) -> Iterator[str]:
+    targets = [*preferred, *entries("target")]
+    yield from (target for target in targets if (CONF / "tuned" / f"{method}_{target}.yaml").is_file())
+    yield from (target for target in targets if _fits(method, target))
+    raise UserError(f"no target fits method {method!r} here", f"name one that does: --method {method} --target ...")
+
+
+def _fits(method: str, target: str) -> bool:
+    config = compose([f"method={method}", f"target={target}"])
+    try:
+        build_method(config, build_target(config))
+    except UserError:  # it lacks what the method needs, or its data are not here
+        return False
+    return True

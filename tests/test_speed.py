@@ -1,0 +1,92 @@
+"""The speed command: a plain step for every method, its table, and peak memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench.device import peak_bytes
+from bench.errors import UserError
+from bench.fit.members import initialise
+from bench.noise import DirectNoise, generator
+from bench.registry import entries
+from bench.speed import cells, command
+from bench.speed.plain import plain_step
+from bench.speed.render import markdown
+from methods.base import Clock
+from methods.published import discrepancy
+from methods.stein import stein_discrepancy
+from toy_gaussian import Gaussian
+
+METHODS = sorted(name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_plain_step_that_moves_it(name):
+    cls = entries("method")[name].obj
+    (method,) = initialise(lambda: cls(Gaussian(), **cls.cheap), [0])
+    before = {n: p.detach().clone() for n, p in method.named_parameters() if p.requires_grad}
+    step = plain_step(method, 1000)
+    for _ in range(2):
+        step()
+    after = dict(method.named_parameters())
+    assert all(torch.isfinite(after[n]).all() for n in before)
+    assert any(not torch.equal(after[n], p) for n, p in before.items())
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "imq", "laplace", "riesz"])
+def test_plain_discrepancy_equals_the_suites_with_its_gradients(kernel):
+    stream = DirectNoise(generator("plain"), dtype=torch.float64)
+    points = [stream.normal(12, 3).requires_grad_() for _ in range(4)]
+    for bandwidth in ("exact", "detached"):
+        plain = discrepancy(*points, kernel, bandwidth)
+        ours = stein_discrepancy(*points, kernel=kernel, bandwidth=bandwidth)
+        torch.testing.assert_close(plain, ours)
+        for a, b in zip(torch.autograd.grad(plain, points), torch.autograd.grad(ours, points), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_layered_baseline_is_the_methods_own_objective():
+    method = entries("method")["hksivi"].obj(Gaussian(), batch=16, layers=2, hidden=(8,))
+    clock = Clock(torch.zeros(()), 10)
+    (player,) = method.players()
+    theirs = entries("baseline")["hksivi"].obj(method, player, DirectNoise(generator(1)), clock)
+    torch.testing.assert_close(player.loss(DirectNoise(generator(1)), clock), theirs)
+
+
+def test_all_methods_are_paired_with_a_target_they_are_tuned_for_or_fit():
+    found = dict(cells.every_method(["banana"]))
+    assert set(METHODS) <= set(found)
+    assert found["ksivi"] == "banana" and found["pvi"] == "banana_pvi" and found["meanfield"] == "banana"
+
+
+def test_table_is_written_cell_by_cell_and_continued(tmp_path, monkeypatch, capsys):
+    output, text = tmp_path / "speed.json", tmp_path / "speed.md"
+
+    def speed(method: str, *more: str) -> None:
+        parser = command.argparse.ArgumentParser()
+        command.add_arguments(parser)
+        small = ["--target", "banana", "--seeds", "1,2", "--modes", "eager", "--rounds", "2", "--seconds", "0.001"]
+        arguments = ["--method", method, *small, "--output", str(output), "--markdown", str(text), *more]
+        assert command.main(parser.parse_args(arguments)) == 0
+
+    speed("meanfield", "--memory")
+    first = json.loads(output.read_text())["rows"]
+    assert [(row["mode"], row["seeds"]) for row in first] == [("plain", 1), ("eager", 1), ("eager", 2)]
+    assert first[0]["times_faster_than_plain"] == 1 and all(row["ms_per_seed_iteration"] > 0 for row in first)
+    assert first[0]["peak_bytes"] is None and 50e6 < first[1]["peak_bytes"] < 4e9
+    speed("meanfield,bam")
+    rows = json.loads(output.read_text())["rows"]
+    assert rows[:3] == first and {row["method"] for row in rows[3:]} == {"bam"}
+    assert text.read_text() == markdown(rows) and "| meanfield × banana | 2, eager |" in text.read_text()
+    with pytest.raises(UserError, match="other overrides"):
+        speed("meanfield", "method.batch=5")
+
+
+def test_peak_memory_is_felt():
+    before = peak_bytes(torch.device("cpu"))
+    held = torch.ones(2 * 10**7)
+    assert peak_bytes(torch.device("cpu")) >= before and float(held[-1]) == 1
+    assert before > 20e6

@@ -17,8 +17,9 @@ from torchmetrics.image.kid import poly_mmd
 
 from bench.errors import UserError
 from bench.features import classifier
-from bench.features.base import Features, as_bytes, features_of, in_batches
+from bench.features.base import as_bytes, evaluated, features_of
 from bench.features.classifier import about
+from bench.features.train import accuracy_of, fit, moved
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
 from bench.metrics.images import sets
@@ -29,6 +30,7 @@ from bench.registry import get
 from methods.base import Method
 from metric_fakes import fitted
 from targets.base import Target
+from targets.images.base import ImageTarget
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -204,39 +206,24 @@ def test_images_are_clipped_and_rounded_to_eight_bits() -> None:
     assert as_bytes(levels, (1, 16, 16)).flatten().tolist() == list(range(256))
 
 
-def test_features_in_batches() -> None:
-    class Sums(Features):
-        def forward(self, images):
-            return images.flatten(1).float().cumsum(1)
-
-    images = torch.arange(60, dtype=torch.uint8).reshape(15, 1, 2, 2)
-    network = Sums({"network": "sums"}, 4)
-    for size in (1, 4, 100):
-        found = torch.cat(list(in_batches(network, images, "cpu", size)))
-        assert torch.equal(found, images.flatten(1).float().cumsum(1))
-
-
 # ---- the metrics
 
 
-class Images(Target):
-    """Two hundred blobs of 8 x 8 pixels, a hundred more held out."""
+def blobs(n: int, seed: int) -> torch.Tensor:
+    """Soft spots on 8 x 8 pixels in [-1, 1], [n, 64]."""
+    side = torch.arange(8.0)
+    x, y = 1 + 5 * torch.rand(2, n, 1, generator=torch.Generator().manual_seed(seed))
+    bumps = torch.exp(-0.3 * ((side - x).square()[:, :, None] + (side - y).square()[:, None, :]))
+    return 2 * bumps.flatten(1) - 1
+
+
+class Images(ImageTarget):
+    """Two hundred blobs, a hundred more held out."""
 
     shape = (1, 8, 8)
-    dim = 64
-    provides = frozenset({"sample", "truth", "images"})
 
-    def blobs(self, n: int, seed: int) -> torch.Tensor:
-        side = torch.arange(8.0)
-        x, y = 1 + 5 * torch.rand(2, n, 1, generator=torch.Generator().manual_seed(seed))
-        bumps = torch.exp(-0.3 * ((side - x).square()[:, :, None] + (side - y).square()[:, None, :]))
-        return 2 * bumps.flatten(1) - 1
-
-    def train_images(self):
-        return self.blobs(200, 0)
-
-    def test_images(self):
-        return self.blobs(100, 1)
+    def __init__(self) -> None:
+        super().__init__(*(as_bytes(blobs(n, n), self.shape).flatten(1) for n in (200, 100)))
 
 
 class Painter(Method):
@@ -248,7 +235,7 @@ class Painter(Method):
 
     def sample(self, n, noise):
         seed = int(noise.uniform(1)[0] * 1e6)
-        return self.target.blobs(n, seed) + self.noise * noise.normal(n, 64)
+        return blobs(n, seed) + self.noise * noise.normal(n, 64)
 
 
 DIGITS = ("fd_digits", "kd_digits", "precision_digits", "recall_digits")
@@ -320,9 +307,8 @@ def _toy() -> tuple[Method, Target]:
 
 
 def test_features_do_not_depend_on_the_batch() -> None:
-    images = as_bytes(Images().blobs(60, 3), (1, 8, 8))
-    whole = torch.cat(list(in_batches(features_of("digits"), images, "cpu", 60)))
-    parts = torch.cat(list(in_batches(features_of("digits"), images, "cpu", 7)))
+    images = as_bytes(blobs(60, 3), (1, 8, 8))
+    whole, parts = (torch.cat(list(evaluated(features_of("digits"), images.split(size), "cpu"))) for size in (60, 7))
     assert whole.shape == (60, 64) and torch.allclose(whole, parts, atol=1e-12) and whole.std() > 0
     padded = F.pad(images, (2, 2, 2, 2))
     assert torch.equal(features_of("digits")(padded), features_of("digits")(images))
@@ -339,3 +325,37 @@ def test_a_damaged_weight_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         classifier.load("digits")
     with pytest.raises(UserError, match="unknown feature network 'faces'"):
         classifier.load("faces")
+
+
+@pytest.mark.parametrize("name", classifier.names())
+def test_a_bundled_classifier_says_where_it_comes_from(name: str) -> None:
+    described = about(name)
+    assert described["accuracy"]["test"] > 0.97 and described["provenance"]["dirty"] is False
+    assert (classifier.FOLDER / f"{name}.safetensors").stat().st_size < 300_000
+    network = features_of(name)
+    images = torch.randint(256, (3, 1, network.side, network.side), dtype=torch.uint8)
+    assert network(images).shape == (3, 64) and network(images).dtype == torch.float64
+    assert network.identity == {"network": name, "sha256": described["sha256"]}
+
+
+def test_training_a_classifier_follows_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two short trainings give the same bits, another seed gives others, and the labels are learned."""
+    recipe = about("digits")["recipe"] | {"epochs": 4}
+    target = get("target", recipe["target"]).obj()
+    images = as_bytes(target.train_images()[:512], (1, 8, 8)).float() / 127.5 - 1
+    labelled = images, target.labels("train")[:512]
+    first, again, other = (fit(labelled, recipe | {"seed": seed}, lambda line: None) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.hidden.weight, other.hidden.weight)
+    assert accuracy_of(first, *labelled) > 0.5
+    shifted = moved(images[:50], 1, torch.Generator().manual_seed(0))
+    assert shifted.shape == (50, 1, 8, 8) and not torch.equal(shifted, images[:50])
+    assert torch.equal(moved(images[:50], 0, torch.Generator()), images[:50])
+
+
+@pytest.mark.slow
+def test_the_bundled_digit_classifier_is_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.cli import main
+
+    assert main(["features", "digits"]) == 0
+    assert "accuracy" in capsys.readouterr().out

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-
-BATCH = 250
-"""Images per evaluation."""
 
 FROM_FILES = ("inception", "dinov2")
 """Networks whose weights are files of others, each in a module of its name; other names are our classifiers."""
@@ -25,6 +22,9 @@ class Features(nn.Module):
         identity: everything the features depend on besides the images (JSON values): it enters a metric's protocol.
         width: length of a feature vector.
     """
+
+    batch: ClassVar[int] = 250
+    """Images per evaluation that its activations suggest."""
 
     def __init__(self, identity: dict[str, Any], width: int) -> None:
         super().__init__()
@@ -61,9 +61,19 @@ def as_bytes(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(len(rows), *shape)
 
 
+def coloured(images: Tensor) -> Tensor:
+    """Grey images with their channel repeated, [n, 3, H, W]; others as they are."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
 @torch.no_grad()
-def in_batches(network: Features, images: Tensor, device: torch.device | str, size: int = BATCH) -> Iterator[Tensor]:
-    """Features of unsigned bytes [N, C, H, W], ``size`` images at a time: [n, width] on ``device``."""
+def evaluated(network: Features, batches: Iterable[Tensor], device: torch.device | str) -> Iterator[Tensor]:
+    """Features of batches of unsigned bytes [n, C, H, W] -> [n, width] on ``device``.
+
+    TF32, which a GPU may use for convolutions, would change a Frechet distance in its third digit: it is off.
+    """
     network = network.to(device)
-    for batch in images.split(size):
-        yield network(batch.to(device))
+    for images in batches:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            found = network(images.to(device))
+        yield found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor
 
-from bench.features.base import Features, as_bytes, in_batches
+from bench.features.base import Features, as_bytes, evaluated
 from bench.metrics.base import Fitted
 from bench.metrics.images.moments import Moments, merged
 from bench.noise import generator
@@ -37,12 +37,12 @@ class Sample:
     rows: Tensor
 
     @staticmethod
-    def of(features: Features, images: Tensor, device: torch.device | str) -> Sample:
-        """Of unsigned bytes [n, C, H, W], one batch at a time."""
+    def of(features: Features, batches: Iterable[Tensor], device: torch.device | str) -> Sample:
+        """Of batches of unsigned bytes [n, C, H, W]; nothing but the kept vectors stays in memory."""
         kept: list[Tensor] = []
 
         def moments() -> Iterator[Moments]:
-            for batch in in_batches(features, images, device):
+            for batch in evaluated(features, batches, device):
                 kept.append(batch[: KEPT - sum(map(len, kept))])
                 yield Moments.of(batch)
 
@@ -71,7 +71,7 @@ def drawn_images(q: Fitted, n: int) -> Tensor:
 def drawn(q: Fitted, features: Features, n: int) -> Sample:
     """Features of ``drawn_images``; shared by all metrics of the same features and n."""
     if (key := ("features", features.identity["network"], n)) not in q.cache:
-        q.cache[key] = Sample.of(features, drawn_images(q, n), q.device)
+        q.cache[key] = Sample.of(features, drawn_images(q, n).split(features.batch), q.device)
     sample: Sample = q.cache[key]
     return sample
 
@@ -109,18 +109,39 @@ class Reference:
 @lru_cache(maxsize=8)
 def reference(target: Target, part: Part, features: Features, device: torch.device | str) -> Reference:
     """Features of the images of a target; the same for all seeds of a run."""
-    images = real_images(target, part)
+    images = RealImages(target, part)
     order = torch.randperm(len(images), generator=generator("image order"))
-    sample = Sample.of(features, images[order], device)
-    return Reference(sample, hashlib.sha256(images.numpy().tobytes()).hexdigest())
+    sample = Sample.of(features, map(images.take, order.split(features.batch)), device)
+    return Reference(sample, images.sha256())
 
 
-def real_images(target: Target, part: Part) -> Tensor:
-    """The images of one part of a target, or of both, unsigned bytes [N, C, H, W] (CPU)."""
-    data = cast("ImageTarget", target)
-    parts = {"train": data.train_images, "test": data.test_images}
-    chosen = parts.values() if part == "all" else [parts[part]]
-    return torch.cat([as_bytes(images().cpu(), data.shape) for images in chosen])
+class RealImages:
+    """The images of one part of a target, or of both; taken piece by piece, as a data set may be a mapped file."""
+
+    def __init__(self, target: Target, part: Part) -> None:
+        self.target = cast("ImageTarget", target)
+        parts = {"train": self.target.pixels, "test": self.target.test_pixels}
+        self.parts = list(parts.values()) if part == "all" else [parts[part]]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images of these numbers, unsigned bytes [n, C, H, W] (CPU)."""
+        pixels = torch.empty(len(index), self.target.dim, dtype=torch.uint8)
+        start = 0
+        for part in self.parts:
+            here = (index >= start) & (index < start + len(part))
+            pixels[here] = part[(index[here] - start).to(part.device)].cpu()
+            start += len(part)
+        return as_bytes(self.target.scaled(pixels), self.target.shape)
+
+    def sha256(self) -> str:
+        """Of all bytes, in the order of the data set."""
+        digest = hashlib.sha256()
+        for index in torch.arange(len(self)).split(CHUNK):
+            digest.update(self.take(index).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def image_shape(target: Target) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_not_negative, require_positive
 from methods.diffusion.games import game, regression
-from methods.diffusion.networks import Conditioned, Stacked
+from methods.diffusion.layers import LayerNetwork, Layers, LogGamma, layer_networks
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training
 from targets.base import Target
@@ -39,9 +39,9 @@ class HSIVIDiffusion(Method):
         student:  min  w [2 <f - eps*, r - eps*> - 2 alpha |f - eps*|^2]     (at x_{k-1}, tau_{k-1})
 
     x_k comes from the current layers without gradient; only the last transition is differentiated.  Student and critic
-    are residuals on the teacher (eps_phi = eps* + network, f = eps* + network) whose last layers start at zero, so
-    training starts at DDIM(eta).  Each of the N evaluations when sampling calls the student once; the last step adds no
-    noise.
+    are residuals on the teacher (eps_phi = eps* + network, f = eps* + network) whose last layers start at zero, or
+    copies of the teacher: either way training starts at DDIM(eta).  Each of the N evaluations when sampling calls the
+    student once; the last step adds no noise.
 
     Args:
         target: needs a diffusion teacher.
@@ -54,8 +54,10 @@ class HSIVIDiffusion(Method):
         gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate`` (the code's per
             pixel), both learned.
         gamma_per_layer: learned factors differ between layers (the code shares them).
-        network: one ``per_layer``, or one ``shared`` network conditioned on the noise level (the code's).
-        hidden, critic: their widths.
+        network: residuals, one ``per_layer`` or one ``shared`` network conditioned on the noise level; or copies of
+            the teacher's network for student and critic, one ``teacher`` copy for all layers (the code's) or a
+            ``teacher_per_layer``.
+        hidden, critic: widths of residual networks.
         trajectories: batch, rows that run down the layers.
         rows: every trajectory trains ``all`` its layers, or one: ``antithetic`` draws it uniformly for the first half
             of the rows and mirrors it for the second, as the code does.
@@ -88,7 +90,6 @@ class HSIVIDiffusion(Method):
     w_student: Tensor
     w_critic: Tensor
     landing_times: Tensor
-    landing_levels: Tensor
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class HSIVIDiffusion(Method):
         layer: Literal["ddim", "dpmpp"] = "ddim",
         gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
         gamma_per_layer: bool = False,
-        network: Literal["per_layer", "shared"] = "per_layer",
+        network: LayerNetwork = "per_layer",
         hidden: tuple[int, ...] = (64, 64, 64),
         critic: tuple[int, ...] = (64, 64, 64),
         trajectories: int = 128,
@@ -138,11 +139,11 @@ class HSIVIDiffusion(Method):
                 "give a positive eta, or freeze the layers",
             )
         L, d = len(self.learned), target.dim
-        self.student = nn.ModuleDict({"net": _network(network, L, d, tuple(hidden))})
-        self.critic = _network(network, L, d, tuple(critic))
+        starts, ends = ([float(self.steps.times[k - j]) for k in self.learned] for j in (0, 1))
+        self.student = nn.ModuleDict({"net": layer_networks(network, self.teacher, starts, d, tuple(hidden))})
+        self.critic = layer_networks(network, self.teacher, ends, d, tuple(critic))
         if gamma != "fixed":
-            shape = (L if gamma_per_layer else 1, 1, d if gamma == "coordinate" else 1)
-            self.student["scale"] = _LogGamma(shape)
+            self.student["scale"] = LogGamma(L if gamma_per_layer else 1, d if gamma == "coordinate" else 1)
         self.nfe, self.frozen, self.trajectories, self.rows = nfe, frozen, trajectories, rows
         self.alpha, self.second_order = alpha, layer == "dpmpp"
         self.training_options = Training(
@@ -151,8 +152,7 @@ class HSIVIDiffusion(Method):
         constants = {  # one row per trained layer, from the top
             "w_student": [_weight(weight, self.steps, k) for k in self.learned],
             "w_critic": [_weight(weight_critic, self.steps, k) for k in self.learned],
-            "landing_times": [float(self.steps.times[k - 1]) for k in self.learned],
-            "landing_levels": [self.steps.half_log_snr[k - 1] for k in self.learned],
+            "landing_times": ends,
         }
         for name, values in constants.items():
             self.register_buffer(name, torch.tensor(values).unsqueeze(-1))
@@ -164,27 +164,31 @@ class HSIVIDiffusion(Method):
         return {"training_data": "none", "teacher": self.teacher.label}
 
     def networks(self) -> Sequence[nn.Module]:
-        """Every evaluation of the student is one of the teacher plus its residual."""
-        return [self.teacher]
+        """A residual student evaluates the teacher each time; a copy of it is evaluated in its place."""
+        return [self.teacher, *(self.student["net"].nets if self.copied else ())]  # type: ignore[misc]
+
+    @property
+    def copied(self) -> bool:
+        """Whether student and critic are copies of the teacher instead of residuals on it."""
+        return getattr(self.student["net"], "absolute", False)
 
     def layer(self, i: int, k: int, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean of x_{k-1} in the i-th layer from the top, and the x_0 predicted on the way; [n, d] each."""
-        eps = self.teacher.eps(x, self.steps.times[k])
-        if i < len(self.learned):
-            eps = self.predicted(i, x, eps)
+        eps = self.predicted(i, x) if i < len(self.learned) else self.teacher.eps(x, self.steps.times[k])
         extrapolated, x0 = self.steps.second_order(k, x, eps, before)
         return self.steps.mean(k, x, extrapolated if self.second_order else eps), x0
 
-    def predicted(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
-        """eps_phi(x, tau_k) of the i-th trained layer from the top, given eps*(x, tau_k)."""
-        return eps + _one(self.student["net"], x, i, self.steps.half_log_snr[self.learned[i]])
+    def predicted(self, i: int, x: Tensor) -> Tensor:
+        """eps_phi(x, tau_k) of the i-th trained layer from the top; [n, d] -> [n, d]."""
+        net: Layers = self.student["net"]  # type: ignore[assignment]
+        return net.one(x, i) if self.copied else self.teacher.eps(x, self.steps.times[self.learned[i]]) + net.one(x, i)
 
     def gamma(self, i: int) -> Tensor | float:
         """The learned factor on the i-th trained layer's standard deviation, [1, 1 or d], or 1."""
         if "scale" not in self.student:
             return 1.0
         scale = self.student["scale"]
-        assert isinstance(scale, _LogGamma)
+        assert isinstance(scale, LogGamma)
         return scale(i)
 
     def transitions(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -205,10 +209,10 @@ class HSIVIDiffusion(Method):
         """eps* at the landing points of the trained layers; [L, n, d] -> [L, n, d]."""
         return self.teacher.eps(x, self.landing_times)
 
-    def critics(self, x: Tensor) -> Tensor:
-        """g = f - eps* at the landing points; [L, n, d] -> [L, n, d]."""
-        out: Tensor = self.critic(x, self.landing_levels) if isinstance(self.critic, Conditioned) else self.critic(x)
-        return out
+    def critics(self, x: Tensor, eps: Tensor) -> Tensor:
+        """g = f - eps* at the landing points, given eps*; [L, n, d] -> [L, n, d]."""
+        out: Tensor = self.critic(x)
+        return out - eps if self.copied else out
 
     def chosen(self, noise: Noise) -> Tensor | float:
         """Weights of the (layer, trajectory) pairs: all of them, or one layer per trajectory; [L, n]."""
@@ -223,14 +227,16 @@ class HSIVIDiffusion(Method):
     def fisher(self, noise: Noise, clock: Clock) -> Tensor:
         """The student's loss: the sum over layers, the mean over trajectories."""
         x, r = self.transitions(self.trajectories, noise)
-        value = game(self.critics(x), self.teachers(x), r, self.alpha)
+        eps = self.teachers(x)
+        value = game(self.critics(x, eps), eps, r, self.alpha)
         return (self.chosen(noise) * self.w_student * value).mean(-1).sum()
 
     def regression(self, noise: Noise, clock: Clock) -> Tensor:
         """The critic's loss: the sum over layers, the mean over trajectories."""
         x, r = self.transitions(self.trajectories, noise)
         x, r = x.detach(), r.detach()
-        value = regression(self.critics(x), self.teachers(x), r)
+        eps = self.teachers(x)
+        value = regression(self.critics(x, eps), eps, r)
         return (self.chosen(noise) * self.w_critic * value).mean(-1).sum()
 
     def sample(self, n: int, noise: Noise) -> Tensor:
@@ -242,27 +248,6 @@ class HSIVIDiffusion(Method):
                 gamma = self.gamma(i) if i < len(self.learned) else 1.0
                 x = x + gamma * self.steps.sd[k] * noise.normal(n, self.target.dim)
         return x
-
-
-class _LogGamma(nn.Module):
-    """log gamma, 0 at the start."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.log_gamma = nn.Parameter(torch.zeros(shape))
-
-    def forward(self, i: int) -> Tensor:
-        return self.log_gamma[i if len(self.log_gamma) > 1 else 0].exp()
-
-
-def _network(kind: str, count: int, dim: int, hidden: tuple[int, ...]) -> nn.Module:
-    return Stacked(count, dim, hidden) if kind == "per_layer" else Conditioned(dim, 1, hidden)
-
-
-def _one(net: nn.Module, x: Tensor, i: int, level: float) -> Tensor:
-    """Network of the i-th trained layer, or the shared one at its level; [n, d] -> [n, d]."""
-    out: Tensor = net(x, x.new_full((), level)) if isinstance(net, Conditioned) else net.one(x, i)  # type: ignore
-    return out
 
 
 def _weight(kind: Weight, steps: Steps, k: int) -> float:

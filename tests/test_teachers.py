@@ -14,9 +14,11 @@ from torch import nn
 from bench.errors import UserError
 from bench.fit.loop import fit
 from bench.fit.members import initialise
+from bench.metrics.nfe import counted_rows
 from bench.noise import DirectNoise, generator
 from bench.teacher import configuration, names, train
 from methods.ddpm import DDPM
+from methods.hsivi_diffusion import HSIVIDiffusion
 from methods.vdm import VDM
 from targets.diffusion.eps import FrozenTeacher, teacher_of
 from targets.diffusion.files import TeacherCard, open_teacher, publish
@@ -164,6 +166,52 @@ def test_log_snr_schedule_is_linear_in_gamma():
     schedule = log_snr_schedule(-8.0, 7.0, steps=500)
     gammas = [-2 * schedule.half_log_snr(t) for t in (0, 100, 499)]
     assert gammas == pytest.approx([-8.0, -8.0 + 15 * 100 / 499, 7.0], abs=1e-6)
+
+
+# --- students that start as copies ------------------------------------------------------------------------------------
+
+
+class Learned(Gaussian):
+    """The Gaussian with an (untrained) network for a teacher."""
+
+    def teacher(self, schedule=None):
+        torch.manual_seed(3)
+        net = make_network("film_mlp", (2,), {"hidden": 8, "blocks": 1})
+        nn.init.normal_(net.outputs.weight, std=0.3)
+        return FrozenTeacher(net, linear_schedule(), 2)
+
+
+@pytest.mark.parametrize("network", ["teacher", "teacher_per_layer"])
+def test_copies_start_at_the_teacher_and_train(network):
+    options = {
+        "nfe": 3,
+        "eta": (1.0,),
+        "trajectories": 16,
+        "frozen": 1,
+        "critic_steps": 1,
+        "critic_first": 0,
+        "warm_up": 1,
+    }
+    copies = HSIVIDiffusion(Learned(), network=network, **options)
+    residual = HSIVIDiffusion(Learned(), hidden=(4,), critic=(4,), **options)
+    drawn = copies.sample(50, noise("copies")).detach()
+    torch.testing.assert_close(drawn, residual.sample(50, noise("copies")).detach(), rtol=1e-4, atol=1e-5)
+    x = noise("landing").normal(2, 7, 2)
+    assert float(copies.critics(x, copies.teachers(x)).detach().abs().max()) < 1e-5
+    with counted_rows(copies.networks()) as found:
+        copies.sample(10, noise("count"))
+    assert found.rows == 30
+    members = initialise(lambda: HSIVIDiffusion(Learned(), network=network, lr=1e-2, **options), [0, 1])
+    run = fit(members, [0, 1], 5)
+    trained = run.member(1, members[1])
+    assert not torch.allclose(trained.sample(50, noise("copies")).detach(), drawn)
+    x = torch.randn(4, 2)
+    assert torch.equal(trained.teacher.eps(x, 10), Learned().teacher().eps(x, 10)), "the teacher itself must not move"
+
+
+def test_an_exact_teacher_cannot_be_copied():
+    with pytest.raises(UserError, match="no network"):
+        HSIVIDiffusion(Gaussian(), network="teacher")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 from torch import Tensor, nn
 
@@ -42,6 +43,14 @@ class EpsTeacher(nn.Module):
         """eps*(x, t); [..., d] -> [..., d]."""
         out: Tensor = self(x, t)
         return out
+
+    def trainable_copy(self) -> EpsTeacher:
+        """A network of its own with this teacher's weights, to be trained further.
+
+        Raises:
+            UserError: the teacher is exact, so there is no network.
+        """
+        raise UserError("an exact teacher has no network to copy", "take residual networks, or a trained teacher")
 
     def score(self, x: Tensor, t: Time) -> Tensor:
         """grad_x log p_t(x) = -eps / sigma."""
@@ -110,6 +119,11 @@ class FrozenTeacher(EpsTeacher):
         self.net = net.requires_grad_(False).eval()
         self._call = call or (lambda net, x, t: net(x, t))
         self._broadcasts = call is None and getattr(net, "broadcasts_time", False)
+
+    def trainable_copy(self) -> EpsTeacher:
+        copy = deepcopy(self)
+        copy.net.requires_grad_(True)
+        return copy
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
         times = t.to(x.dtype) if isinstance(t, Tensor) else x.new_full((), t)

@@ -50,7 +50,7 @@ class Digits(ImageTarget):
     levels = 17
     metrics = ("fd_digits", "kd_digits", "precision_digits", "recall_digits", "sliced_w2", "nfe")
     curve_metric = "fd_digits"
-    default_teacher = "98aa90bcf5-s0"
+    default_teacher = "6991806068-s0"
     teacher_command = "sivibench teacher digits"
 
     def __init__(self, *, teacher: str = "") -> None:

@@ -65,7 +65,8 @@ def add_metrics(
         shown = ", ".join(
             f"{name} {found['value']:.4g}" for name, found in metrics.items() if found["value"] is not None
         )
-        tell(f"{record['run_id']}  {record['method']} x {record['target']}  {shown or 'no value'}")
+        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        tell(f"{record['run_id']}  {record['method']} x {record['target']}  {shown or f'no value ({why})'}")
     return added, without
 
 

@@ -21,6 +21,7 @@ from bench.features.base import coloured, evaluated, features_of, lacking
 from bench.features.files import WeightFile
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
+from bench.metrics.images import sets
 from bench.registry import get
 from test_metrics_images import Images, Painter
 
@@ -168,6 +169,18 @@ def test_fd_dinov2_from_a_local_file(empty_folders: Path, monkeypatch: pytest.Mo
     assert not skipped and math.isfinite(metrics["fd_dinov2"]["value"])
     (protocol,) = protocols.values()
     assert protocol["features"]["network"] == "dinov2" and protocol["n_images"] == 200
+
+    # The reference is kept for the next process, and found by its content.
+    (kept,) = (empty_folders.parents[1] / "cache" / "images").iterdir()
+    monkeypatch.setattr(sets.RealImages, "take", lambda self, index: pytest.fail("computed again"))
+    monkeypatch.setattr(sets.RealImages, "sha256", lambda self: protocol["images"])
+    sets.reference.cache_clear()
+    again, _, _ = evaluate(["fd_dinov2"], Fitted(Painter(target), target, 0), {"fd_dinov2": {"n": 60}})
+    assert again == metrics
+    kept.write_bytes(kept.read_bytes()[:50])
+    sets.reference.cache_clear()
+    with pytest.raises(UserError, match="is damaged"):
+        evaluate(["fd_dinov2"], Fitted(Painter(target), target, 0), {"fd_dinov2": {"n": 60}})
 
     torch.save({"nothing": torch.zeros(1)}, path)
     content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,6 +26,9 @@ class Features(nn.Module):
     batch: ClassVar[int] = 250
     """Images per evaluation that its activations suggest."""
 
+    slow: ClassVar[bool] = False
+    """Whether features of a data set take minutes, so that they are kept in the cache folder."""
+
     def __init__(self, identity: dict[str, Any], width: int) -> None:
         super().__init__()
         self.identity, self.width = identity, width

@@ -114,6 +114,7 @@ class DINOv2(Features):
     """The class token of a ``ViT``."""
 
     batch = 50
+    slow = True
 
     def __init__(self, network: ViT, sha256: str = FILE.sha256) -> None:
         identity = {"network": "dinov2", "sha256": sha256, "side": SIDE, "resize": "pillow bicubic"}

@@ -29,6 +29,7 @@ class Inception(Features):
     """torch-fidelity's network from a checked file."""
 
     batch = 50
+    slow = True
 
     def __init__(self) -> None:
         super().__init__({"network": "inception", "sha256": FILE.sha256, "port": "torch-fidelity"}, WIDTH)

@@ -24,8 +24,8 @@ class _MNIST(ImageTarget):
     """
 
     padding: ClassVar[int]
-    metrics = ("sliced_w2", "nfe")
-    curve_metric = "sliced_w2"
+    metrics = ("fd_mnist", "kd_mnist", "precision_mnist", "recall_mnist", "sliced_w2", "nfe")
+    curve_metric = "fd_mnist"
     teacher_command = "sivibench teacher mnist"
 
     def __init__(self, *, data: Literal["full", "t10k"] = "full", teacher: str = "") -> None:

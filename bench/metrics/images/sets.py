@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.features.base import Features, as_bytes, evaluated
 from bench.metrics.base import Fitted
+from bench.metrics.images.cache import cached
 from bench.metrics.images.moments import Moments, merged
 from bench.noise import generator
 from targets.base import Target
@@ -47,6 +48,17 @@ class Sample:
                 yield Moments.of(batch)
 
         return Sample(merged(moments()), torch.cat(kept))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the cache keeps of it."""
+        m = self.moments
+        return {"n": torch.tensor(m.n), "mean": m.mean, "scatter": m.scatter, "rows": self.rows}
+
+    @staticmethod
+    def of_tensors(found: dict[str, Tensor], device: torch.device | str) -> Sample:
+        """The reverse of ``tensors``."""
+        moments = Moments(int(found["n"]), found["mean"].to(device), found["scatter"].to(device))
+        return Sample(moments, found["rows"].to(device))
 
 
 def drawn_images(q: Fitted, n: int) -> Tensor:
@@ -110,9 +122,16 @@ class Reference:
 def reference(target: Target, part: Part, features: Features, device: torch.device | str) -> Reference:
     """Features of the images of a target; the same for all seeds of a run."""
     images = RealImages(target, part)
-    order = torch.randperm(len(images), generator=generator("image order"))
-    sample = Sample.of(features, map(images.take, order.split(features.batch)), device)
-    return Reference(sample, images.sha256())
+    sha256 = images.sha256()
+
+    def sample() -> Sample:
+        order = torch.randperm(len(images), generator=generator("image order"))
+        return Sample.of(features, map(images.take, order.split(features.batch)), device)
+
+    if not features.slow:
+        return Reference(sample(), sha256)
+    key = {"features": features.identity, "images": sha256, "kept": KEPT}
+    return Reference(Sample.of_tensors(cached(key, lambda: sample().tensors()), device), sha256)
 
 
 class RealImages:

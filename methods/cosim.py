@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Generator as TorchGenerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.registry import register
 from methods.base import Clock, Noise, require_fraction, require_not_negative, require_positive
@@ -62,9 +62,16 @@ class CoSIM(Generator):
             generator = TorchGenerator().manual_seed(0)
             self.register_buffer("references", target.truth(references, generator))
 
-    def make_critic(self, hidden: tuple[int, ...]) -> Conditioned:
-        """The critic's network: of x_s, s and t."""
-        return Conditioned(self.target.dim, 2, hidden)
+    def make_critic(self, hidden: tuple[int, ...]) -> nn.Module:
+        """The critic's network: of x_s, s and t; a copy of the teacher knows s, a residual on it both."""
+        residual = Conditioned(self.target.dim, 2, hidden)
+        return nn.ModuleDict({"copy": self.teacher.trainable_copy(), "residual": residual}) if self.copied else residual
+
+    def excess(self, x: Tensor, s: Tensor, *levels: Tensor, eps: Tensor | None = None) -> Tensor:
+        if not isinstance(self.critic, nn.ModuleDict):
+            return super().excess(x, s, *levels, eps=eps)
+        f: Tensor = self.critic["copy"](x, s) + self.critic["residual"](x, *levels)
+        return f - (self.teacher.eps(x, s) if eps is None else eps)
 
     def operations(self) -> dict[str, str]:
         used = "none" if self.draws == "current" else "reference draws"
@@ -101,13 +108,15 @@ class CoSIM(Generator):
         """The student's loss: the game at x_s."""
         x, eps, s, t, ratio = self.transition(noise)
         schedule = self.teacher.schedule
-        g = self.critic(x, schedule.half_log_snr(s), schedule.half_log_snr(t))
-        value = game(g, self.teacher.eps(x, s), eps, self.alpha, self.regulariser)
+        predicted = self.teacher.eps(x, s)
+        g = self.excess(x, s, schedule.half_log_snr(s), schedule.half_log_snr(t), eps=predicted)
+        value = game(g, predicted, eps, self.alpha, self.regulariser)
         return (value * ratio.square().clamp(max=100.0)).mean() if self.weight == "x0" else value.mean()
 
     def regression(self, noise: Noise, clock: Clock) -> Tensor:
         """The critic's loss, with its pull towards the teacher."""
         x, eps, s, t, _ = self.transition(noise)
         x, schedule = x.detach(), self.teacher.schedule
-        g = self.critic(x, schedule.half_log_snr(s), schedule.half_log_snr(t))
-        return regression(g, self.teacher.eps(x, s), eps, self.regulariser).mean()
+        predicted = self.teacher.eps(x, s)
+        g = self.excess(x, s, schedule.half_log_snr(s), schedule.half_log_snr(t), eps=predicted)
+        return regression(g, predicted, eps, self.regulariser).mean()

@@ -32,8 +32,8 @@ class DiffInstruct(Generator):
     def distil(self, noise: Noise, clock: Clock) -> Tensor:
         """A loss whose gradient is the path gradient (its value has no meaning)."""
         x0 = self.generate(self.latents(self.batch, noise))
-        _, level, alpha, sigma = self.levels(noise)
+        s, level, alpha, sigma = self.levels(noise)
         x = alpha * x0 + sigma * noise.normal(self.batch, self.target.dim)
-        direction = -self.critic(x, level) / sigma  # score_q - score_p = (eps* - f) / sigma
+        direction = -self.excess(x, s, level) / sigma  # score_q - score_p = (eps* - f) / sigma
         weight = level_weight(self.weight, alpha, sigma)
         return (weight * (direction.detach() * x).sum(-1)).mean()

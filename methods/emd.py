@@ -87,7 +87,7 @@ class EMD(Generator):
     def gap(self, x: Tensor, s: Tensor, level: Tensor, others: Tensor | None, alpha: Tensor, sigma: Tensor) -> Tensor:
         """sigma (score_p - score_q) at x_s, from the critic or from the mixture over ``others``; [n, d] -> [n, d]."""
         if others is None:
-            return self.critic(x, level)
+            return self.excess(x, s, level)
         log_joint = -0.5 * ((x.unsqueeze(1) - alpha.unsqueeze(1) * others) / sigma.unsqueeze(1)).square().sum(-1)
         mean = alpha * (torch.softmax(log_joint, dim=-1) @ others)
         return (x - mean) / sigma - self.teacher.eps(x, s)

@@ -50,7 +50,7 @@ class SiD(Generator):
         eps = noise.normal(self.batch, self.target.dim)
         x = alpha * x0 + sigma * eps
         predicted = self.teacher.eps(x, s)
-        value = 0.5 * game(self.critic(x, level), predicted, eps, self.alpha)
+        value = 0.5 * game(self.excess(x, s, level, eps=predicted), predicted, eps, self.alpha)
         if self.weight != "eps":
             value = value * (sigma / alpha).square().squeeze(-1)
         if self.weight == "paper":

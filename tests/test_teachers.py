@@ -17,8 +17,13 @@ from bench.fit.members import initialise
 from bench.metrics.nfe import counted_rows
 from bench.noise import DirectNoise, generator
 from bench.teacher import configuration, names, train
+from methods.base import Clock
+from methods.cosim import CoSIM
 from methods.ddpm import DDPM
+from methods.diff_instruct import DiffInstruct
+from methods.emd import EMD
 from methods.hsivi_diffusion import HSIVIDiffusion
+from methods.sid import SiD
 from methods.vdm import VDM
 from targets.diffusion.eps import FrozenTeacher, teacher_of
 from targets.diffusion.files import TeacherCard, open_teacher, publish
@@ -207,6 +212,23 @@ def test_copies_start_at_the_teacher_and_train(network):
     assert not torch.allclose(trained.sample(50, noise("copies")).detach(), drawn)
     x = torch.randn(4, 2)
     assert torch.equal(trained.teacher.eps(x, 10), Learned().teacher().eps(x, 10)), "the teacher itself must not move"
+
+
+@pytest.mark.parametrize("method", [CoSIM, EMD, DiffInstruct, SiD])
+def test_one_layer_methods_start_as_copies_too(method):
+    options = {"nfe": 2, "batch": 16}
+    copied, residual = method(Learned(), network="teacher", **options), method(Learned(), hidden=(4,), **options)
+    drawn, expected = (m.sample(50, noise("one layer")).detach() for m in (copied, residual))
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
+    with counted_rows(copied.networks()) as found:
+        copied.sample(10, noise("count"))
+    assert found.rows == 20
+    # the critic equals the teacher at first, so the student has nothing to follow before the critic has moved
+    for player in copied.players():
+        owned = [p for n, p in copied.named_parameters() if n.startswith(player.owns) and p.requires_grad]
+        gradients = torch.autograd.grad(player.loss(noise("step"), Clock(torch.zeros(()), 1)), owned, allow_unused=True)
+        found = torch.cat([g.flatten() for g in gradients if g is not None])
+        assert torch.isfinite(found).all() and (player.name == "student" or bool(found.abs().max() > 0))
 
 
 def test_an_exact_teacher_cannot_be_copied():

@@ -14,7 +14,7 @@ from methods.diffusion.networks import Conditioned
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training
 from targets.base import Target
-from targets.diffusion.eps import teacher_of
+from targets.diffusion.eps import EpsTeacher, teacher_of
 from targets.diffusion.grids import GridName, time_grid
 from targets.diffusion.schedule import TeacherSchedule
 
@@ -27,8 +27,8 @@ class Generator(Method):
     Noised to level s, x_s = alpha_s G(z) + sigma_s eps is a one-layer semi-implicit variable whose conditional score is
     -eps / sigma_s; f(x_s, s) = eps* + critic estimates E[eps | x_s], minus sigma_s times the score of q_s.  With one
     evaluation G(z) is the student's x_0 at the top of the grid; with more, z holds the noise of every step and
-    gradients flow through the whole chain.  Student and critic are residuals on the teacher that start at zero, so
-    training starts at DDIM(eta) on the same grid.
+    gradients flow through the whole chain.  Student and critic are residuals on the teacher that start at zero, or
+    copies of its network: either way training starts at DDIM(eta) on the same grid.
 
     Args:
         target: needs a diffusion teacher.
@@ -38,7 +38,8 @@ class Generator(Method):
             that tau_0 is not used.
         eta: of the chain's steps; one value, or one per step, the lowest (which makes the draw and adds no noise)
             first.
-        hidden, critic: widths of the two networks.
+        network: ``residual`` networks on the teacher, or copies of a trained ``teacher``.
+        hidden, critic: widths of residual networks.
         batch: rows per step.
         level_low, level_high: bounds of the levels s.
         level_power: s = (low^(1/p) + u (high^(1/p) - low^(1/p)))^p with u uniform: 1 is uniform, larger p put more
@@ -48,6 +49,7 @@ class Generator(Method):
     """
 
     needs = frozenset({"teacher"})
+    added = {"network": "residual"}
     data_free: ClassVar[bool] = True
     cheap = {
         "batch": 32,
@@ -73,6 +75,7 @@ class Generator(Method):
         power: float = 3.0,
         times: tuple[int, ...] = (),
         eta: tuple[float, ...] = (0.0,),
+        network: Literal["residual", "teacher"] = "residual",
         hidden: tuple[int, ...] = (128, 128, 128),
         critic: tuple[int, ...] = (128, 128, 128),
         batch: int = 256,
@@ -103,15 +106,18 @@ class Generator(Method):
         self.steps = Steps(found, self.teacher.schedule, tuple(eta))
         self.nfe, self.batch = nfe, batch
         self.level_range, self.level_power = (level_low, level_high), level_power
-        self.student = Conditioned(target.dim, 1, tuple(hidden))
+        self.copied = network == "teacher"
+        self.student: nn.Module = Conditioned(target.dim, 1, tuple(hidden))
+        if self.copied:
+            self.student = self.teacher.trainable_copy()
         self.critic = self.make_critic(tuple(critic))
         self.training_options = Training(
             lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
         )
 
-    def make_critic(self, hidden: tuple[int, ...]) -> Conditioned:
+    def make_critic(self, hidden: tuple[int, ...]) -> nn.Module:
         """The critic's network: of x_s and s."""
-        return Conditioned(self.target.dim, 1, hidden)
+        return self.teacher.trainable_copy() if self.copied else Conditioned(self.target.dim, 1, hidden)
 
     def players(self) -> Sequence[Player]:
         return self.training_options.players(self.regression, self.distil)
@@ -120,8 +126,8 @@ class Generator(Method):
         return {"training_data": "none", "teacher": self.teacher.label}
 
     def networks(self) -> Sequence[nn.Module]:
-        """Every evaluation of the student is one of the teacher plus its residual."""
-        return [self.teacher]
+        """A residual student evaluates the teacher each time; a copy of it is evaluated in its place."""
+        return [self.student if self.copied else self.teacher]
 
     def latents(self, n: int, noise: Noise) -> Tensor:
         """z: the start of the chain and the noise of its steps, from the top; [nfe, n, d]."""
@@ -129,8 +135,9 @@ class Generator(Method):
 
     def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The student's prediction of x_0 at time t, a number or a tensor [n]; [n, d] -> [n, d]."""
-        schedule = self.teacher.schedule
-        lam = schedule.half_log_snr(t)
+        if isinstance(self.student, EpsTeacher):
+            return self.student.x0(x, t)
+        lam = self.teacher.schedule.half_log_snr(t)
         level = lam if isinstance(lam, Tensor) else x.new_full((), lam)
         return self.teacher.x0(x, t) + self.student(x, level)
 
@@ -142,6 +149,13 @@ class Generator(Method):
             eps = (x - steps.alpha[k] * x0) / steps.sigma[k]
             x = steps.mean(k, x, eps) + steps.sd[k] * z[i + 1]
         return self.x0(x, steps.times[1])
+
+    def excess(self, x: Tensor, s: Tensor, *levels: Tensor, eps: Tensor | None = None) -> Tensor:
+        """g = f - eps* at x_s [n, d]; times s and half-log-SNR that residual critics know, [n]; eps* if it is known."""
+        found: Tensor = self.critic(x, s) if self.copied else self.critic(x, *levels)
+        if not self.copied:
+            return found
+        return found - (self.teacher.eps(x, s) if eps is None else eps)
 
     def levels(self, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Random levels: time [n], half-log-SNR [n], alpha and sigma [n, 1]."""
@@ -156,7 +170,8 @@ class Generator(Method):
         s, level, alpha, sigma = self.levels(noise)
         eps = noise.normal(self.batch, self.target.dim)
         x = alpha * x0 + sigma * eps
-        return (self.critic(x, level) + self.teacher.eps(x, s) - eps).square().sum(-1).mean()
+        predicted = self.teacher.eps(x, s)
+        return (self.excess(x, s, level, eps=predicted) + predicted - eps).square().sum(-1).mean()
 
     def distil(self, noise: Noise, clock: Clock) -> Tensor:
         """The student's loss."""

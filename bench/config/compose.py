@@ -53,12 +53,20 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown choice or key, wrong type, value out of range, malformed override.
     """
+    return make_config(compose_values(overrides), overrides)
+
+
+def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values of every key, those of the launcher among them; ranges are not checked.
+
+    Raises:
+        UserError: unknown choice or key, wrong type, malformed override.
+    """
     check_overrides(overrides)
     try:
-        values = compose_plain(overrides)
+        return compose_plain(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, compose_plain) from error
-    return make_config(values, overrides)
 
 
 def make_config(values: dict[str, Any], overrides: Sequence[str]) -> Config:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.config.compose import compose, compose_plain
+from bench.config.compose import compose_values
 from bench.config.overrides import parse
+from bench.config.validate import validate
 from bench.errors import UserError
 
 
@@ -30,8 +31,8 @@ def compose_options(where: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: unknown launcher or key, wrong type, value out of range, or a site without launcher=slurm.
     """
-    compose(where)  # for its checks and messages
-    values = compose_plain(where)
+    values = compose_values(where)
+    validate(values)
     found: dict[str, Any] = values["launcher"] | {"site": values["site"]}
     if found["site"] is not None and found["name"] != "slurm":
         raise UserError(f"site={found['site']} has no meaning with launcher={found['name']}", "add launcher=slurm")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.errors import UserError
 
-PATIENCE = 8.0
+PATIENCE = 6.0
 """Seconds to wait for an answer."""
 
 LIVE = {
@@ -86,17 +86,9 @@ def check_slurm(partition: str | None) -> None:
     Raises:
         UserError: no SLURM, its controller does not answer, or there is no such partition.
     """
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UserError(
-            "there is no SLURM here: sbatch and srun are not on PATH",
-            "submit from a login node of the cluster, or run the sweep here with launcher=local",
-        )
     done = _call(["sinfo", "-h", "-o", "%R"])
-    if done is None or done.returncode:
-        detail = f": {done.stderr.strip().splitlines()[-1]}" if done and done.stderr.strip() else ""
-        raise UserError(
-            f"SLURM's controller does not answer{detail}", "repeat the command later; nothing was submitted"
-        )
+    if done is None or done.returncode or not _submits():
+        raise silence(done.stderr if done else "")
     known = sorted(set(done.stdout.split()))
     unknown = [name for name in (partition or "").split(",") if name and name not in known]
     if unknown:
@@ -104,6 +96,25 @@ def check_slurm(partition: str | None) -> None:
             f"there is no partition {unknown[0]!r} on this cluster",
             f"set `partition` in the site profile to one of: {', '.join(known)}",
         )
+
+
+def silence(detail: str = "") -> UserError:
+    """Why SLURM does not answer.
+
+    Args:
+        detail: what its program said.
+    """
+    if not _submits():
+        return UserError(
+            "there is no SLURM here: sbatch and srun are not on PATH",
+            "submit from a login node of the cluster, or run the sweep here with launcher=local",
+        )
+    said = f": {detail.strip().splitlines()[-1]}" if detail.strip() else ""
+    return UserError(f"SLURM's controller does not answer{said}", "repeat the command later; nothing was submitted")
+
+
+def _submits() -> bool:
+    return shutil.which("sbatch") is not None and shutil.which("srun") is not None
 
 
 def cancel(jobs: Sequence[str]) -> None:

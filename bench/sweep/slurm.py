@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import claims
 from bench.errors import UserError
+from bench.launch.queue import silence
 from bench.launch.site import Site
 from bench.run import Retry, finished
 from bench.store import Store
@@ -52,10 +53,13 @@ def submit_sweep(
     from bench.launch.submit import submit
 
     with nullcontext() if dry_run else _alone(plan.store):
-        todo = _todo(plan, retry, tell)
+        now = join(plan)
+        todo = _todo(plan, now, retry, tell)
         if not todo:
-            tell("submitted 0 jobs")
+            tell("submitted 0 jobs" if now.queue.reached else "SLURM does not answer: what was submitted may still run")
             return None
+        if not (now.queue.reached or dry_run):
+            raise silence()
         paces = pace(plan.store)
         left = [cell for cell in plan.cells if cell.config.config_id in todo]
         groups = make_groups(longest_first(left, paces), todo, options["seeds"])
@@ -90,9 +94,8 @@ def _alone(store: Store) -> Iterator[None]:
         yield
 
 
-def _todo(plan: Plan, retry: Retry, tell: Callable[[str], None]) -> dict[str, list[int]]:
+def _todo(plan: Plan, now: Situation, retry: Retry, tell: Callable[[str], None]) -> dict[str, list[int]]:
     """Seeds to submit by config id; tells what there is of each state."""
-    now = join(plan)
     todo: dict[str, list[int]] = {}
     shown: Counter[str] = Counter()
     for cell, seed, run in states(plan, now):

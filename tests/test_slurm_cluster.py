@@ -16,10 +16,11 @@ import pytest
 
 from bench.environment import PACKAGES
 from bench.launch.journal import read_journal
+from bench.launch.queue import ask
 from bench.store import Store
 from processes import ROOT, outcome
-from slurm.testcluster import Cluster, missing_programs
-from slurm_lab import Lab
+from slurm.testcluster import Cluster, Settings, missing_programs
+from slurm_lab import PATIENCE, Lab
 from wandb_server import Server
 
 pytestmark = pytest.mark.slurm
@@ -336,6 +337,29 @@ def test_plain_hydra_reaches_the_same_execute(lab, tmp_path):
     assert [(r["target"], r["seed"]) for r in Store(lab.results).records()] == [
         (target, seed) for target in ("banana", "multimodal") for seed in (0, 1)
     ]
+
+
+def test_accounting_knows_what_the_controller_has_forgotten(tmp_path, monkeypatch):
+    lacking = missing_programs("slurmdbd", "mariadbd", "sacct")
+    if lacking:
+        pytest.skip(f"programs of SLURM's accounting are missing: {', '.join(lacking)}")
+    forgetful = tmp_path / "scontrol"
+    forgetful.write_text("#!/bin/sh\necho slurm_load_jobs error: Invalid job id specified >&2\nexit 1\n")
+    forgetful.chmod(0o755)
+    with Cluster(settings=Settings(accounting=True)) as cluster:
+        for more in (["--wrap", "kill -9 $$"], ["--array=0-1", "--wrap", "exit $SLURM_ARRAY_TASK_ID"]):
+            cluster.call("sbatch", "-o", "/dev/null", *more)
+        monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
+        monkeypatch.setenv("PATH", f"{tmp_path}:{cluster.environment()['PATH']}")
+        deadline = time.monotonic() + PATIENCE
+        while len(found := ask(["1", "2_0", "2_1", "9"]).jobs) < 3 or any(state.live for state in found.values()):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+    assert {job: (state.state, state.reason) for job, state in sorted(found.items())} == {
+        "1": ("FAILED", "killed by SIGKILL (memory, or somebody)"),
+        "2_0": ("COMPLETED", ""),
+        "2_1": ("FAILED", "ended with exit code 1"),
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -20,7 +20,7 @@ SHOWN = ("failed", "timeout", "lost", "running", "queued")
 """States that come with a reason, the ones to look at first."""
 
 MOST = 100
-"""Lines about single runs."""
+"""Most lines about runs."""
 
 Run = dict[str, Any]
 """method, target and seed, and the fields of ``bench.launch.state.RunState``."""
@@ -108,10 +108,22 @@ def table(counted: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def stories(counted: Sequence[dict[str, Any]]) -> list[str]:
-    """A line about each run that needs one, the ones to look at first at the top."""
-    told = sorted((run for row in counted for run in row["runs"]), key=lambda run: SHOWN.index(run["state"]))
+    """Lines about runs that need one, the ones to look at first at the top; seeds with the same story share a line."""
+    told: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for run in (run for row in counted for run in row["runs"]):
+        config_id = run["run_id"].rpartition("-s")[0]
+        told[run["state"], config_id, f"{run['method']} x {run['target']}", run["reason"]].append(run["seed"])
     lines = [
-        f"{run['run_id']}  {run['method']} x {run['target']}  {run['state']}  {run['reason']}".rstrip()
-        for run in told[:MOST]
+        f"{config_id}-s{_span(seeds)}  {pair}  {state}  {reason}".rstrip()
+        for (state, config_id, pair, reason), seeds in sorted(told.items(), key=lambda item: SHOWN.index(item[0][0]))
     ]
-    return lines + [f"... and {len(told) - MOST} more (--json shows all)"] * (len(told) > MOST)
+    return lines[:MOST] + [f"... and {len(lines) - MOST} more lines (--json shows all)"] * (len(lines) > MOST)
+
+
+def _span(seeds: list[int]) -> str:
+    """``3``, ``0..9`` or ``1,5,7``."""
+    first, last = min(seeds), max(seeds)
+    if first == last:
+        return str(first)
+    whole = sorted(seeds) == list(range(first, last + 1))
+    return f"{first}..{last}" if whole else ",".join(map(str, sorted(seeds)))

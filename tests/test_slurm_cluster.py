@@ -69,7 +69,7 @@ def test_sixty_runs_are_submitted_once_and_only_what_is_missing_again(lab):
     files = Store(lab.results).files()
     for path in files[::25]:
         path.unlink()
-    lab.submit("launcher.pack=10")
+    assert "3 missing; 3 to submit" in lab.submit("launcher.pack=10")
     manifest = lab.last()
     assert sorted(run for job in manifest.jobs for run in manifest.runs(job)) == sorted(
         path.stem for path in files[::25]

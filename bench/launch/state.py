@@ -75,6 +75,8 @@ class Situation:
             return RunState(run_id, "missing")
         if state is not None and state.live and not self._passed(manifest, job, run_id):
             return RunState(run_id, "queued", f"job {job} {state.state.lower()} {state.reason}".strip(), job)
+        if self._finished(manifest, job, run_id):
+            return RunState(run_id, "missing", "its record has been removed", job)
         return RunState(run_id, "lost", f"job {job}: {self._story(manifest, job, run_id, state)}", job)
 
     def _events(self, manifest: Manifest, job: str) -> list[dict[str, Any]]:
@@ -88,6 +90,11 @@ class Situation:
         events = self._events(manifest, job)
         last = max((event["restart"] for event in events), default=0)
         return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
+
+    def _finished(self, manifest: Manifest, job: str, run_id: str) -> bool:
+        """Whether a job had nothing to complain of about a run, so that there was a record when it was done."""
+        last = next((e for e in reversed(self._events(manifest, job)) if run_id in e.get("runs", ())), None)
+        return last is not None and last["event"] == "done" and last["problem"] is None
 
     def _story(self, manifest: Manifest, job: str, run_id: str, state: JobState | None) -> str:
         """How a job ended before it wrote the run's record."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import claims
@@ -76,7 +78,9 @@ def submit_sweep(
         manifest = submit(
             groups, sweep=plan.sweep, overrides=overrides, store=plan.store, site=site, options=options, tell=tell
         )
-    tell(f"`sivibench status {plan.sweep.name}` tells how it goes; logs are in {manifest.folder}/log")
+    usual = plan.sweep.results or os.environ.get("SIVIBENCH_RESULTS") or "results"
+    where = "" if Path(usual) == plan.store.root else f" --results {plan.store.root}"
+    tell(f"`sivibench status {plan.sweep.name}{where}` tells how it goes; logs are in {manifest.folder}/log")
     return manifest
 
 

@@ -22,7 +22,7 @@ from bench.features.classifier import about
 from bench.features.train import accuracy_of, fit, moved
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
-from bench.metrics.images import sets
+from bench.metrics.images import sets, teacher
 from bench.metrics.images.kernel import kernel_distance, subset_distances
 from bench.metrics.images.manifold import covered, squared_radii
 from bench.metrics.images.moments import Moments, frechet, merged
@@ -30,6 +30,8 @@ from bench.registry import get
 from methods.base import Method
 from metric_fakes import fitted
 from targets.base import Target
+from targets.diffusion.eps import EpsTeacher
+from targets.diffusion.schedule import make_schedule
 from targets.images.base import ImageTarget
 
 
@@ -359,3 +361,44 @@ def test_the_bundled_digit_classifier_is_trained_again(capsys: pytest.CaptureFix
 
     assert main(["features", "digits"]) == 0
     assert "accuracy" in capsys.readouterr().out
+
+
+# ---- the teacher as reference
+
+
+class GaussianTeacher(EpsTeacher):
+    """Exact for N(m, s^2 I)."""
+
+    def __init__(self, m: float, s: float) -> None:
+        super().__init__(make_schedule("linear"), 64)
+        self.m, self.s = torch.tensor(m), s
+
+    def forward(self, x, t):
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return sigma * (x - alpha * self.m) / (alpha**2 * self.s**2 + sigma**2)
+
+
+def test_draws_of_a_teacher_have_its_law() -> None:
+    """Up to the first-order error of the steps."""
+    for eta in (0.0, 1.0):
+        images = teacher.teacher_images(GaussianTeacher(0.1, 0.3), (1, 8, 8), 300, 400, eta, "cpu")
+        x = images.double() / 127.5 - 1
+        assert images.shape == (300, 1, 8, 8)
+        assert float(x.mean()) == pytest.approx(0.1, abs=0.01) and float(x.std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_the_distance_to_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path))
+    metric = get("metric", "fd_teacher_digits").obj(n=300, steps=400, eta=0.0)
+    target = Images()
+    assert "no teacher" in metric.applies(Painter(target), target)
+    monkeypatch.setattr(Images, "teacher", lambda self, schedule=None: GaussianTeacher(0.1, 0.3))
+    assert metric.applies(Painter(target), target) is None
+
+    class Student(Painter):
+        def sample(self, n, noise):
+            return self.noise + 0.3 * noise.normal(n, 64)
+
+    right, wrong = (metric(Fitted(Student(target, mean), target, 0)) for mean in (0.1, 0.5))
+    assert right.value < 3 * right.floor and wrong.value > 5 * right.value and right.floor == wrong.floor
+    assert len(list((tmp_path / "images").iterdir())) == 1

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.features.base import features_of, lacking
+from bench.features.base import Features, features_of, lacking
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.images.kernel import subset_distances
 from bench.metrics.images.manifold import covered
@@ -46,13 +46,17 @@ class ImageMetric(Metric):
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
         network = features_of(self.features)
-        real = reference(q.target, self.reference, network, q.device)
+        real = self.real(q, network)
         try:
             value, error = self.compare(drawn(q, network, self.n), real)
         except FloatingPointError:
             value, error = math.nan, None
         against = {"features": network.identity, "images": real.sha256, "n_images": real.n}
         return Value(value, real.floor(self.protocol_id(), lambda: self.floor(real)), error, against)
+
+    def real(self, q: Fitted, network: Features) -> Reference:
+        """What the draws are compared with."""
+        return reference(q.target, self.reference, network, q.device)
 
     def compare(self, fake: Sample, real: Reference) -> tuple[float, float | None]:
         """The value for these features, and its error where there is one."""

@@ -53,6 +53,22 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class AMSGrad(Adam):
+    """Adam over the largest second moment so far (Reddi et al. 2018), as ``torch.optim.Adam(amsgrad=True)``."""
+
+    slots = ("m", "v", "v_max")  # type: ignore[assignment]
+
+    def step(self, grad: Tensor, slots: dict[str, Tensor], count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        b1, b2 = self.betas
+        m = b1 * slots["m"] + (1 - b1) * grad
+        v = b2 * slots["v"] + (1 - b2) * grad * grad
+        v_max = torch.maximum(slots["v_max"], v)
+        m_hat = m / (1 - torch.pow(b1, count))
+        v_hat = v_max / (1 - torch.pow(b2, count))
+        return m_hat / (v_hat.sqrt() + self.eps), {"m": m, "v": v, "v_max": v_max}
+
+
+@dataclass(frozen=True)
 class RMSprop:
     """RMSprop as ``torch.optim.RMSprop``; SIVI-SM uses ``eps=1`` on multinomial logistic regression.
 

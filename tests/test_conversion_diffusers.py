@@ -66,7 +66,8 @@ def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     residual |= {"conv_shortcut": "skip"}
     blocks = {
         "down_blocks.0.resnets.0": "encoder.0", "down_blocks.1.resnets.0": "encoder.2",
-        "mid_block.resnets.0": "middle.0", "mid_block.resnets.1": "middle.1", "up_blocks.0.resnets.0": "decoder.0", "up_blocks.0.resnets.1": "decoder.1",
+        "mid_block.resnets.0": "middle.0",
+        "mid_block.resnets.1": "middle.1", "up_blocks.0.resnets.0": "decoder.0", "up_blocks.0.resnets.1": "decoder.1",
         "up_blocks.1.resnets.0": "decoder.3", "up_blocks.1.resnets.1": "decoder.4",
     }  # fmt: skip
     attention = {

@@ -21,6 +21,7 @@ from methods.base import Clock, Method, Noise, Player
 from methods.optim import SGD, Adam, RMSprop
 from targets.base import Target
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
+from toy_images import ToyImages
 
 METHODS = sorted(name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True))
 
@@ -33,7 +34,9 @@ def small(name: str) -> dict:
 
 
 def make(name: str, seeds: list[int]) -> list[Method]:
-    return initialise(lambda: entries("method")[name].obj(Gaussian(), **small(name)), seeds)
+    method = entries("method")[name].obj
+    target = ToyImages() if "images" in method.needs else Gaussian()
+    return initialise(lambda: method(target, **small(name)), seeds)
 
 
 # Tracing is most of the cost: what needs several traces is in the fast suite only for methods whose state is of a kind

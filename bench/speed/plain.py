@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from methods.base import Clock, Method, Noise, Player
-from methods.optim import SGD, Adam, Blocks, Optimiser, RMSprop
+from methods.optim import SGD, Adam, AMSGrad, Blocks, Optimiser, RMSprop
 
 
 def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], None]:
@@ -93,7 +93,7 @@ def _optimiser(rule: Optimiser, owned: list[nn.Parameter]) -> torch.optim.Optimi
     if isinstance(rule, Blocks):  # only the learning rates differ, which costs nothing
         rule = rule.rule
     if isinstance(rule, Adam):
-        return torch.optim.Adam(owned, rule.lr, rule.betas, rule.eps)
+        return torch.optim.Adam(owned, rule.lr, rule.betas, rule.eps, amsgrad=isinstance(rule, AMSGrad))
     if isinstance(rule, RMSprop):
         return torch.optim.RMSprop(owned, rule.lr, rule.alpha, rule.eps)
     if isinstance(rule, SGD):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 
+import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
@@ -126,7 +127,8 @@ class FrozenTeacher(EpsTeacher):
         return copy
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
-        times = t.to(x.dtype) if isinstance(t, Tensor) else x.new_full((), t)
+        exact = torch.promote_types(x.dtype, torch.float32)  # a time in half precision would be another time
+        times = t.to(exact) if isinstance(t, Tensor) else x.new_full((), t, dtype=exact)
         return self._call(self.net, x, times if self._broadcasts else times.expand(x.shape[:-1]))
 
 

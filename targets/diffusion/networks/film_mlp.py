@@ -60,7 +60,7 @@ class FiLMMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x [..., d] and t, 0 .. T - 1, broadcasting against [...] -> [..., d]."""
-        time = functional.silu(self.time(time_features(t, self.features)))
+        time = functional.silu(self.time(time_features(t, self.features).to(x.dtype)))
         h = self.inputs(x)
         for block in self.blocks:
             h = block(h, time)

@@ -109,7 +109,7 @@ class ImageUNet(nn.Module):
 
     def on_images(self, x: Tensor, t: Tensor) -> Tensor:
         """[n, C, H, W] and [n] -> [n, C, H, W]."""
-        embedded = functional.silu(self.embed(self.family.embedding(t.to(x.dtype), self.width)))
+        embedded = functional.silu(self.embed(self.family.embedding(t, self.width).to(x.dtype)))
         h = self.first(x)
         kept = [h]
         for block in self.encoder:

@@ -61,12 +61,13 @@ class Preconditioned(nn.Module):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         s = sigma / alpha
         if self.precondition == "vp":
-            return self.net(x, self._time(s))
-        d, s_, y = self.sigma_data, s.unsqueeze(-1), x / alpha.unsqueeze(-1)
-        total = (s_.square() + d**2).sqrt()
-        raw = self.net(y / total, s.log() / 4)
+            out: Tensor = self.net(x, self._time(s))
+            return out
+        d, ratio, y = self.sigma_data, s.unsqueeze(-1), x / alpha.unsqueeze(-1)
+        total = (ratio.square() + d**2).sqrt()
+        raw = self.net((y / total).to(x.dtype), s.log() / 4)
         # (y - c_skip y - c_out F) / s, without the difference of nearly equal numbers at small s
-        return (s_ * y / total - d * raw) / total
+        return (ratio * y / total - d * raw) / total
 
     def _time(self, s: Tensor) -> Tensor:
         log_square = torch.log1p(s.square())

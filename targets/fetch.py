@@ -42,6 +42,10 @@ def _uci(folder: str, sha256: str) -> DataFile:
 
 
 FILES: dict[str, DataFile] = {
+    "cifar10/cifar-10-binary.tar.gz": DataFile(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ),
     "blr/waveform.mat": _sivi("waveform.mat", "6144205fd645b47cd887e886490b263ecf22f435864690cf51016b8c085558a9"),
     "blr/nodal.mat": _sivi("nodal.mat", "d158a3d0d0350440746a551b665ef86b59497865b1417f01207c0b58fd011d35"),
     "blr/spam_xtr.txt": _sivi("spam_xtr.txt", "e719f7333fbaf3a1075ca17f2d6fe331c78ddd079b2f686cbfe95ae13c94ee85"),

@@ -41,6 +41,7 @@ def convert(args: argparse.Namespace) -> int:
         args.format,
         out=Path(args.out).expanduser() if args.out else None,
         data=args.data,
+        name=args.name,
         size=args.size,
         sha256=args.sha256,
         **settings,

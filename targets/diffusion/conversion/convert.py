@@ -25,20 +25,22 @@ def convert(
     *,
     out: Path | None = None,
     data: str = "",
+    name: str = "",
     size: int = 0,
     sha256: str = "",
     **more: Any,
 ) -> tuple[Path, TeacherCard]:
     """Convert and publish; returns the path of the weights and the card beside it.
 
-    Nothing in ``source`` is executed.  The teacher's id is the file's name and the beginning of the sha256 of its
-    bytes, so that the same file gives the same id anywhere.
+    Nothing in ``source`` is executed.  The teacher's id is ``name``, or the file's name and the beginning of the sha256
+    of its bytes, so that the same file gives the same id anywhere.
 
     Args:
         source: a file, or a folder with format ``diffusers``.
         format: which code saved it.
         out: folder of the result; the suite's folder of teachers unless given.
         data: registered name of the target it was trained on, for messages.
+        name: id of the teacher.
         size: height and width of its images, where the file does not tell (``ddpm-torch``, ``improved-diffusion``).
         sha256: that ``source`` must have, unless empty.
         more: settings that the file does not tell, see the formats' ``convert``.
@@ -71,7 +73,7 @@ def convert(
         data=data,
         schedule=schedule,
         objective="as published",
-        run=f"{source.stem}-{found[:8]}",
+        run=name or f"{source.stem}-{found[:8]}",
         about={"source": source.name, "format": format, "source_sha256": found, **converted.about},
     )
     return publish(net, card, out), card

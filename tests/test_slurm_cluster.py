@@ -69,7 +69,7 @@ def test_sixty_runs_are_submitted_once_and_only_what_is_missing_again(lab):
     files = Store(lab.results).files()
     for path in files[::25]:
         path.unlink()
-    assert "3 missing; 3 to submit" in lab.submit("launcher.pack=10")
+    assert "57 done, 3 missing; 3 to submit" in lab.submit("launcher.pack=10")
     manifest = lab.last()
     assert sorted(run for job in manifest.jobs for run in manifest.runs(job)) == sorted(
         path.stem for path in files[::25]
@@ -366,7 +366,12 @@ def test_accounting_knows_what_the_controller_has_forgotten(tmp_path, monkeypatc
 def test_the_cluster_is_torn_down_however_it_ends(cluster, number, tmp_path):
     told = tmp_path / "told"
     command = ["-m", "slurm.testcluster", "run", "bash", "-c", f"echo $SLURM_CONF > {told}; srun sleep 60"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what runs in the background
+    )
     deadline = time.monotonic() + 60
     while not (told.exists() and told.read_text().strip()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench import claims
 from bench.launch.manifest import Manifest, manifests
-from bench.launch.state import Situation, drifted, situation
+from bench.launch.state import STATES, Situation, drifted, situation
 from bench.store import Record, Store
 
 if TYPE_CHECKING:
     from bench.sweep.plan import Plan
-
-STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
 
 SHOWN = ("failed", "timeout", "lost", "running", "queued")
 """States that come with a reason, the ones to look at first."""

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from bench.cli import states
 from bench.errors import UserError
+from bench.launch.state import STATES
 from bench.sweep.plan import Plan, refresh
 
 EVERY = 2.0
@@ -40,7 +41,7 @@ def watch(plan: Plan, stream: TextIO) -> Plan:
         if not now.queue.reached and shutil.which("scontrol") is None:
             raise UserError("there is no SLURM here to ask about the jobs", "watch them from a login node")
         stamp, total = time.strftime("%H:%M:%S"), Counter(run["state"] for run in runs)
-        counts = ", ".join(f"{total[state]} {state}" for state in states.STATES if total[state])
+        counts = ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
         head = [counts, *(f"note: {note}" for note in notes)]
         if stream.isatty():
             lines = _fitting([f"[{stamp}] {head[0]}", *head[1:], *states.table(states.rows(runs))])

@@ -26,6 +26,9 @@ from methods.base import Method
 LOSS_POINTS = 200
 """Points of a loss curve; each is the mean loss since the point before."""
 
+TOGETHER = 10
+"""Iterations after which processes that fit together agree on whether to stop."""
+
 CurveHook = Callable[[int, "Fit"], dict[str, Any]]
 
 
@@ -120,10 +123,13 @@ def fit(
                 run.setup_seconds += time.perf_counter() - pause
                 started += time.perf_counter() - pause
             end = min(tape.load(step), next(s for s in stops if s > step))
+            if processes.size > 1:
+                end = min(end, step + TOGETHER)
             while True:
                 advance()
                 step += 1
-                if step == end or interrupt.pending():  # an iteration may be long, and the time to stop short
+                # An iteration may be long, and the time to stop short; several processes stop at the same one.
+                if step == end or processes.size == 1 and interrupt.pending():
                     break
             if step in loss_points:
                 _log_losses(run, step)

@@ -14,6 +14,8 @@ from bench.launch.manifest import Manifest
 from bench.launch.queue import JobState, Queue, ask
 from bench.store import Store
 
+STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -100,7 +102,9 @@ class Situation:
         """How a job ended before it wrote the run's record."""
         events = self._events(manifest, job)
         problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
-        refused = next((e["detail"] for e in reversed(events) if e["event"] == "requeue refused"), None)
+        agreed = {e["restart"] for e in events if e["event"] == "requeued"}  # another process of the job was heard
+        refusals = (e for e in reversed(events) if e["event"] == "requeue refused" and e["restart"] not in agreed)
+        refused = next((e["detail"] for e in refusals), None)
         begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
         if problem:
             return _first_line(problem)

@@ -100,6 +100,8 @@ def _alone(store: Store) -> Iterator[None]:
 
 def _todo(plan: Plan, now: Situation, retry: Retry, tell: Callable[[str], None]) -> dict[str, list[int]]:
     """Seeds to submit by config id; tells what there is of each state."""
+    from bench.launch.state import STATES
+
     todo: dict[str, list[int]] = {}
     shown: Counter[str] = Counter()
     for cell, seed, run in states(plan, now):
@@ -107,7 +109,7 @@ def _todo(plan: Plan, now: Situation, retry: Retry, tell: Callable[[str], None])
         if not queued and run.state not in ("running", "done") and seed in cell.todo(retry=retry):
             todo.setdefault(cell.config.config_id, []).append(seed)
         shown["queued" if queued else run.state] += 1
-    counts = ", ".join(f"{number} {state}" for state, number in shown.items())
+    counts = ", ".join(f"{shown[state]} {state}" for state in STATES if shown[state])
     number = sum(map(len, todo.values()))
     tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {shown.total()} runs: {counts}; {number} to submit")
     for method, target, reason in plan.skipped:

@@ -98,14 +98,15 @@ def test_reference_stays_in_one_well(name: str) -> None:
 
 
 def test_log_ml_kde_is_the_naive_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, draws = (torch.randn(n, 2, generator=generator(n), dtype=torch.float64) for n in (7, 30))
-    total = 0.0
-    for x in reference:
-        for j in range(2):
-            p = torch.distributions.Normal(draws[:, j], 0.3).log_prob(x[j]).exp().mean()
-            total += math.log(p)
-    monkeypatch.setattr(module, "CHUNK", 60)  # several blocks, the last one short
-    assert math.isclose(log_ml_kde(reference, draws, 0.3), total, rel_tol=1e-12)
+    reference, draws = (torch.randn(n, 2, generator=generator(n), dtype=torch.float64) for n in (7, 300))
+    reference[6] = 40.0  # where no draw is near
+    monkeypatch.setattr(module, "POINTS", 3)  # several windows, the last one of one point
+    for sd in (0.3, 0.02):  # windows that hold most of the draws, and a few
+        log_p = torch.distributions.Normal(draws, sd).log_prob(reference[:, None])
+        total = float((torch.logsumexp(log_p, 1) - math.log(300)).sum())
+        assert math.isclose(log_ml_kde(reference, draws, sd), total, rel_tol=1e-12)
+    draws[0] = math.nan
+    assert math.isnan(log_ml_kde(reference, draws, 0.3))
 
 
 def test_log_ml_kde_has_one_reference_set_for_all_seeds() -> None:

@@ -14,22 +14,39 @@ from bench.registry import register
 from methods.base import Method
 from targets.base import Target
 
-CHUNK = 2**19
-"""Largest number of kernel values held at once: they fit into a core's cache."""
+POINTS = 16
+"""Neighbouring points that share one window of centres."""
+NEGLIGIBLE = 45.0
+"""Terms below exp(-45) = 3e-20 of a point's largest are left out: float64 does not feel 60,000 of them."""
 
 
 def log_ml_kde(reference: Tensor, draws: Tensor, sd: float) -> float:
     """sum_n sum_j log (1 / S) sum_s N(reference_nj; draws_sj, sd^2); [N, d] and [S, d] -> nats.
 
-    In float64, one coordinate at a time: about half a second per coordinate of the published size on one CPU core.
+    In float64, one coordinate at a time: of the sorted centres only those near enough to a point to be felt.
     """
-    total = 0.0
-    for column in range(reference.shape[1]):
-        centres, points = draws[:, column].double(), reference[:, column].double()
-        for part in points.split(max(1, CHUNK // len(centres))):
-            exponent = -0.5 * ((part[:, None] - centres) / sd).square()
-            total += float(torch.logsumexp(exponent, dim=1).sum())
+    if bool(draws.isnan().any()):
+        return math.nan
+    total = sum(
+        _column(reference[:, column].double(), draws[:, column].double(), sd) for column in range(reference.shape[1])
+    )
     return total - reference.numel() * (math.log(len(draws)) + math.log(sd) + 0.5 * math.log(2 * math.pi))
+
+
+def _column(points: Tensor, centres: Tensor, sd: float) -> float:
+    """sum_n log sum_s exp(-(points_n - centres_s)^2 / (2 sd^2)); [N] and [S]."""
+    points, centres = points.sort().values, centres.sort().values
+    after = torch.searchsorted(centres, points)
+    neighbours = centres[torch.stack((after - 1, after)).clamp(0, len(centres) - 1)]
+    nearest = (neighbours - points).abs().amin(0)
+    radius = (nearest.square() + 2 * NEGLIGIBLE * sd**2).sqrt() * (1 + 1e-9)  # the nearest one is in, however far
+    first = torch.searchsorted(centres, points - radius).split(POINTS)
+    last = torch.searchsorted(centres, points + radius, right=True).split(POINTS)
+    total = 0.0
+    for part, low, high in zip(points.split(POINTS), first, last, strict=True):
+        exponent = -0.5 * ((part[:, None] - centres[int(low.min()) : int(high.max())]) / sd).square()
+        total += float(torch.logsumexp(exponent, dim=1).sum())
+    return total
 
 
 @register("metric", "log_ml_kde", source="KPG, arXiv:2506.05088, and AISIVI, arXiv:2506.03839 (their code)")

@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ def build(
     Raises:
         UserError: ``compile`` on a CPU without a C++ compiler.
     """
+    if not program.players:  # a sampler with nothing to fit: tracing would cost more than its run
+        return partial(_count, state)
     values = list(state.values())
     traced = trace(program, state, noise, moving)
     if not compile:
@@ -78,6 +81,10 @@ def build(
     if program.device.type == "cuda":
         return _capture(compiled, values, noise)
     return lambda: compiled(values, noise)
+
+
+def _count(state: State) -> None:
+    state["step"].add_(1)
 
 
 def _capture(compiled: Callable, values: list[Tensor], noise: list[Tensor]) -> Callable[[], None]:

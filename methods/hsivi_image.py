@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,13 @@ from methods.diffusion.recompute import Precision, evaluated
 from methods.diffusion.steps import Steps
 from methods.optim import AMSGrad, Schedule
 from targets.base import Target
-from targets.diffusion.eps import teacher_of
+from targets.diffusion.eps import FrozenTeacher, teacher_of
+from targets.diffusion.files import TeacherCard, open_teacher
 from targets.diffusion.grids import GridName, time_grid
 from targets.diffusion.schedule import TeacherSchedule
+
+if TYPE_CHECKING:
+    from targets.images.base import ImageTarget
 
 Decay = Literal["staircase", "cosine"]
 LAST, EVERY = 0.9, 3000
@@ -57,6 +62,8 @@ class HSIVIImage(Method):
         critic_steps: steps of the critic per step of the student.
         precision: of convolutions and matrix products in training; ``float32`` in the code.
         recompute: keep no activations of the three networks in the student's step.
+        start: id or path of the network that the student starts from (`sivibench teacher`); "" for the teacher's.  The
+            code starts 5 layers from what 10 layers ended at.
     """
 
     paper_name = "HSIVI-SM"
@@ -97,6 +104,7 @@ class HSIVIImage(Method):
         critic_steps: int = 20,
         precision: Precision = "float32",
         recompute: bool = False,
+        start: str = "",
     ) -> None:
         super().__init__(target)
         require_positive(nfe=nfe, eta=eta, alpha=alpha, batch=batch, lr=lr, lr_critic=lr_critic, clip=clip)
@@ -107,7 +115,11 @@ class HSIVIImage(Method):
         self.steps = Steps(time_grid(grid, nfe, self.teacher.schedule, times=times), self.teacher.schedule, (eta,))
         if any(sd == 0 for sd in self.steps.sd[1:]):
             raise UserError("a layer without noise has no density to match", "give a positive method.eta")
-        self.student = nn.ModuleDict({"net": self.teacher.trainable_copy()})
+        first = self.teacher
+        if start:
+            shape, name = cast("ImageTarget", target).shape, target.registered_name
+            first = open_teacher(start, shape=shape, data=name, schedule=None, make="sivibench teacher")
+        self.student = nn.ModuleDict({"net": first.trainable_copy()})
         self.critic = self.teacher.trainable_copy()
         if gamma != "fixed":
             self.student["scale"] = _Scale(target.dim if gamma == "pixel" else 1)
@@ -160,6 +172,13 @@ class HSIVIImage(Method):
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.student["net"]]
+
+    def published(self) -> tuple[nn.Module, TeacherCard] | None:
+        """The student's network, for ``start`` of a run with fewer layers."""
+        net, card = self.student["net"], self.teacher.card
+        if card is None or not isinstance(net, FrozenTeacher):
+            return None
+        return net.net, replace(card, objective=f"student of {self.nfe} layers of HSIVI-SM, distilled from {card.run}")
 
     def scale(self) -> Tensor | float:
         """gamma, [d] or [1], or 1."""

@@ -165,8 +165,9 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     net = ImageUNet(SHAPE, family="ddpm", **SMALL)
     torch.save(ddpm_torch_state(net.state_dict()), tmp_path / "a.pt")
     given = ["teacher", "convert", str(tmp_path / "a.pt"), "--format", "ddpm-torch", "--size", "8", "--set", "eps=1e-5"]
-    assert main([*given, "--json"]) == 0
+    assert main([*given, "--id", "mine", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["teacher"] == "mine"
     card = json.loads((tmp_path / "cache" / "teachers" / f"{found['teacher']}.json").read_text())
     assert card["arguments"]["eps"] == 1e-5 and card["about"]["format"] == "ddpm-torch"
     assert open_teacher(found["teacher"], shape=SHAPE, data="", schedule=None, make="").dim == 192

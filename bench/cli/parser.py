@@ -57,7 +57,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="convert: what the file does not tell (heads=4)"
     )
-    add("--name", default="", help="convert: id of the teacher (default: the file's name and checksum)")
+    add("--id", default="", metavar="NAME", help="convert: id of the teacher (default: the file's name and checksum)")
     add("--out", metavar="FOLDER", help="convert: where the teacher goes (default: the cache's folder of teachers)")
 
     add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")

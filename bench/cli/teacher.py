@@ -41,7 +41,7 @@ def convert(args: argparse.Namespace) -> int:
         args.format,
         out=Path(args.out).expanduser() if args.out else None,
         data=args.data,
-        name=args.name,
+        name=args.id,
         size=args.size,
         sha256=args.sha256,
         **settings,

@@ -12,20 +12,20 @@ Cell = tuple[str, str]
 
 
 def every_method(preferred: Sequence[str]) -> list[Cell]:
-    """Each method that is trained, on one target.
+    """Each method that is trained, on one target; without those that need files that are not here.
 
     The first of ``preferred`` for which it has tuned settings; else of all targets for which it has; else of
     ``preferred`` and then of all targets the first it can be fitted to.
     """
     methods = [name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True)]
-    return [(method, next(_candidates(method, preferred))) for method in methods]
+    found = ((method, next(_candidates(method, preferred), None)) for method in methods)
+    return [(method, target) for method, target in found if target is not None]
 
 
 def _candidates(method: str, preferred: Sequence[str]) -> Iterator[str]:
     targets = [*preferred, *entries("target")]
     yield from (target for target in targets if (CONF / "tuned" / f"{method}_{target}.yaml").is_file())
     yield from (target for target in targets if _fits(method, target))
-    raise UserError(f"no target fits method {method!r} here", f"name one that does: --method {method} --target ...")
 
 
 def _fits(method: str, target: str) -> bool:

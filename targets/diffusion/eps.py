@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from bench.errors import UserError
 from targets.base import Target, Unsupported
 from targets.diffusion.noised import Diffusable, column
 from targets.diffusion.schedule import Schedule, TeacherSchedule, make_schedule
+
+if TYPE_CHECKING:
+    from targets.diffusion.files import TeacherCard
 
 Time = float | Tensor
 """A time of the schedule: a number, or a tensor that broadcasts against the leading shape of x (one time per row)."""
@@ -31,6 +35,9 @@ class EpsTeacher(nn.Module):
 
     label = "exact"
     """What it is, for the run record."""
+
+    card: TeacherCard | None = None
+    """What is known of the file it came from."""
 
     def __init__(self, schedule: Schedule, dim: int) -> None:
         super().__init__()

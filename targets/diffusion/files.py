@@ -152,5 +152,5 @@ def open_teacher(
         what = f"{path} does not fit its network {card.network!r}: {error}"
         raise UserError(what, f"make it again with `{make}`") from error
     teacher = FrozenTeacher(net, own, math.prod(card.shape))
-    teacher.label = f"{card.run or path.stem} sha256 {card.sha256}"
+    teacher.label, teacher.card = f"{card.run or path.stem} sha256 {card.sha256}", card
     return teacher

@@ -16,6 +16,7 @@ from bench.config import Composer, compose
 from bench.config import many as composing
 from bench.errors import UserError
 from bench.fit import interrupt
+from bench.launch.estimate import describe_cost
 from bench.launch.group import Group, make_groups, pack
 from bench.launch.options import compose_options, split_options
 from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
@@ -26,6 +27,8 @@ from bench.run import finished, retried
 from bench.store import Store
 from bench.sweep import make_plan, run_sweep
 from bench.sweep.expand import sweep_of
+from bench.sweep.pace import pace, pace_of
+from bench.sweep.plan import longest_first
 from stubs import fit_done, record_of, task_done
 
 
@@ -181,6 +184,31 @@ def test_groups_and_packs(tmp_path):
         run for job in jobs for g in job for run in g.runs
     ) == sorted(run for g in groups for run in g.runs)
     assert isinstance(jobs[0][0], Group) and pack([], 4) == []
+
+
+def test_the_time_of_a_sweep_is_estimated_from_the_latest_records(tmp_path):
+    store = Store(tmp_path)
+
+    def put(target, created, seconds, device):
+        record = record_of(compose([f"target={target}", "method=meanfield", f"train.iterations={len(created)}"]), 0)
+        cost = {"seconds": seconds, "iterations": 100, "seeds_sharing": 2}
+        store.put(record | {"created": created, "cost": cost, "env": record["env"] | {"device": device}})
+
+    put("banana", "2026-01-02", 36.0, "cpu")
+    put("banana", "2026-01-01T", 999.0, "cpu")
+    put("x_shaped", "2026-01-01", 36.0, "cuda:0")
+    (store.runs / "banana" / "meanfield" / "damaged.json").write_text('{"cost": 3}')
+    paces = pace(store)
+    line = "method=meanfield target=banana,x_shaped,multimodal seeds=8 train.iterations=1000"
+    plan = make_plan(sweep_of([line]), results=tmp_path / "empty")
+    groups = make_groups(plan.cells, {cell.config.config_id: cell.config.seeds for cell in plan.cells}, None)
+    # 360 s for 2 seeds: a CPU takes four times as long for 8, a GPU as long.
+    assert [pace_of(g.config, paces).estimate(g.config) for g in groups[:2]] == [1440.0, 360.0]
+    said = describe_cost(groups, paces, gpus=1, side_by_side=1)
+    assert said.startswith("about 0.5 GPU-hours (at the pace of a CPU") and "1 batched runs without" in said
+    assert describe_cost(groups[1:2], paces, gpus=2, side_by_side=4) == "about 0.05 GPU-hours"
+    assert describe_cost(groups[2:], paces, gpus=0, side_by_side=1).startswith("no past record")
+    assert [cell.target for cell in longest_first(plan.cells, paces)] == ["multimodal", "banana", "x_shaped"]
 
 
 def test_a_retry_names_what_is_replaced(tmp_path):

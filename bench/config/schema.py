@@ -48,7 +48,7 @@ class Wandb:
     """Team or user; the key's own unless given."""
     artifacts: bool = False
     """Upload the final parameters, too."""
-    wait: float = 10.0
+    wait: float = 8.0
     """Seconds by which the mirror may lengthen a run."""
 
 

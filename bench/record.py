@@ -28,7 +28,7 @@ def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], *
         status: ``done``, ``failed``, ``diverged`` or ``timeout``.
         env: from ``bench.environment.environment``.
         fields: ``metrics``, ``protocols``, ``skipped_metrics``, ``curve``, ``diverged_at``, ``samples``,
-            ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.
+            ``images``, ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.
 
     Raises:
         ValueError: unknown status or field.
@@ -50,6 +50,7 @@ def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], *
         "curve": {"loss": {}, "metrics": {}},
         "diverged_at": None,
         "samples": None,
+        "images": None,
         "parameters_sha256": None,
         "cost": {},
         "env": env,

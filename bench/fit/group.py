@@ -21,7 +21,9 @@ from bench.fit.program import member_values
 from bench.fit.progress import Progress
 from bench.metrics.base import Fitted
 from bench.metrics.evaluate import evaluate
+from bench.metrics.images.sets import image_shape
 from bench.mirror.follow import current
+from bench.pictures import PICTURED, grid
 from bench.record import new_record
 from bench.store import Store
 from methods.base import Method
@@ -145,6 +147,9 @@ class _Evaluation:
             if self.target.dim == 2 and (count := self.config.eval["samples"]) > 0:
                 draws = fitted.draws(count, "samples")
                 fields["samples"] = [[round(v, 3) for v in pair] for pair in draws.tolist()]
+            if "images" in self.target.provides:
+                shape = image_shape(self.target)
+                fields["images"] = grid(fitted.draws(PICTURED, "samples"), shape)
             if fitted.drawn:
                 fields["cost"]["draw_seconds_per_1000"] = float(f"{1000 * fitted.draw_seconds / fitted.drawn:.4g}")
         return new_record(self.config, self.seeds[row], "done" if died is None else "diverged", env=env, **fields)

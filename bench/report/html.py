@@ -14,6 +14,7 @@ from bench.report import cells
 from bench.report.commands import command
 from bench.report.curves import loss_curves, metric_curves
 from bench.report.figures import palette
+from bench.report.gallery import gallery
 from bench.report.groups import Group, setting
 from bench.report.markdown import protocols
 from bench.report.overview import Overview
@@ -79,6 +80,10 @@ def _illustrations(section: Section, colours: dict[str, str], prefix: str) -> li
     drawn = scatter(section, colours, prefix + "s")
     if drawn is not None:
         found.append(Illustration("Draws", Markup(drawn[0]), drawn[1]))
+    pictures = gallery(section)
+    if pictures is not None:
+        caption = "Draws of the first finished seed of every configuration, as they would be saved."
+        found.append(Illustration("Draws", pictures, caption))
     followed = metric_curves(section, colours, prefix + "m")
     if followed is not None:
         found.append(Illustration("Metrics during training", Markup(followed), BAND))

@@ -46,9 +46,11 @@ def cluster():
 def lab(cluster):
     """A lab on another file system than the repository's, where there is one."""
     folder = Path(tempfile.mkdtemp(prefix="sivibench-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
-    yield Lab(cluster, folder)
+    found = Lab(cluster, folder)
+    yield found
     for job in {line.split()[0].partition("_")[0] for line in cluster.call("squeue", "-h", "-o", "%i").splitlines()}:
         cluster.call("scancel", "-f", job)
+    found.settle()  # what still runs would make the folder again
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -90,3 +90,14 @@ def test_peak_memory_is_felt():
     held = torch.ones(2 * 10**7)
     assert peak_bytes(torch.device("cpu")) >= before and float(held[-1]) == 1
     assert before > 20e6
+
+
+def test_draws_are_timed_and_their_evaluations_counted(tmp_path):
+    from bench.cli import main
+
+    output = tmp_path / "draws.json"
+    names = ["--method", "solver_ddim,hsivi_diffusion", "--target", "moons", "--rounds", "2", "--draws", "50"]
+    assert main(["speed", *names, "--output", str(output), "method.nfe=3", "tuned=none"]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["method"] for row in rows] == ["solver_ddim", "hsivi_diffusion"]
+    assert all(row["nfe"] == 3 and 0 < row["range"][0] <= row["seconds"] <= row["range"][1] for row in rows)

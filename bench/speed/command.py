@@ -15,6 +15,7 @@ from bench.device import device_name, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
 from bench.files import write_atomic
+from bench.speed import draws
 from bench.speed.cells import Cell, every_method
 from bench.speed.measure import Variant, measure, variants
 from bench.speed.memory import peak_of_fit
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="time per variant and round")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each variant in a process of its own")
+    parser.add_argument("--draws", type=int, metavar="N", help="time N draws of each method instead of training steps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", type=Path, help="JSON file, written after each cell; cells that it has are skipped")
     parser.add_argument("--markdown", type=Path, help="file for the table in Markdown")
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print, one block per method and target; write the files asked for."""
+    if args.draws is not None:
+        return draws.main(args)
     torch.set_num_threads(args.threads)
     modes = args.modes.split(",")
     if unknown := sorted(set(modes) - {"eager", "compile"}):

@@ -44,13 +44,21 @@ class Checkerboard(Diffusable):
     """Checkerboard: uniform on 8 of the 16 cells of [-sqrt 3, sqrt 3]^2, the lower left one included; variance 1.
 
     The density is 0 or 1 / 6, so there is no score, and ``log_prob`` is left out; noised marginals are exact.
+
+    Args:
+        teacher: id or path of a trained diffusion teacher (`sivibench teacher toy`); "" for the exact one.
     """
 
     dim = 2
+    added = {"teacher": ""}
     metrics = SET_METRICS
     curve_metric = "js_sets"
     half_width = math.sqrt(3.0)
     window = ((-1.8, 1.8), (-1.8, 1.8))
+
+    def __init__(self, *, teacher: str = "") -> None:
+        super().__init__()
+        self.teacher_id = teacher
 
     def _axis(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Per axis and interval: log of N(x; alpha y, sigma^2) averaged over y in it, and the slope; [..., 2, 4] each.

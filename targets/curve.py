@@ -21,9 +21,13 @@ class BlurredCurve(Diffusable):
     standard deviation of the blur, where such a sum converges exponentially, so density and score are exact to
     float32 wherever there is mass; noise makes the components wider and the sum better.  Draws take u from its
     own law, not from the nodes.
+
+    Args:
+        teacher: id or path of a trained diffusion teacher (`sivibench teacher toy`); "" for the exact one.
     """
 
     dim = 2
+    added = {"teacher": ""}
     log_z = 0.0
     metrics = SET_METRICS
     curve_metric = "js_sets"
@@ -34,8 +38,9 @@ class BlurredCurve(Diffusable):
     means: Tensor
     log_weights: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, teacher: str = "") -> None:
         super().__init__()
+        self.teacher_id = teacher
         places, weights = self.nodes()
         weights = weights / weights.sum()
         self.centre = tuple((weights[:, None] * places).sum(0).tolist())

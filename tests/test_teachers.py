@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from bench.config import compose
 from bench.errors import UserError
 from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.metrics.nfe import counted_rows
 from bench.noise import DirectNoise, generator
-from bench.registry import entries
+from bench.registry import entries, get
 from bench.teacher import configuration, names, train
 from methods.base import Clock, Method
 from methods.cosim import CoSIM
@@ -296,6 +297,20 @@ def test_weights_of_another_network_are_refused(cache):
     path.with_suffix(".json").write_text(json.dumps(card))
     with pytest.raises(UserError, match="size mismatch"):
         open_teacher(str(path), shape=(1, 8, 8), data="digits", schedule=None, make="sivibench teacher digits")
+
+
+@pytest.mark.parametrize("name", ["checkerboard", "moons"])
+def test_sets_take_a_trained_teacher_in_place_of_the_exact_one(cache, name):
+    card = replace(CARD, shape=(2,), data=name, run="toy-s0")
+    net = make_network(card.network, card.shape, card.arguments)
+    nn.init.normal_(net.outputs.weight)
+    publish(net, card)
+    cls = get("target", name).obj
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(teacher_of(cls(teacher="toy-s0")).eps(x, 100), net(x, torch.tensor(100.0)))
+    assert teacher_of(cls()).label == "exact"
+    for options in ([], ["target.teacher=toy-s0"]):
+        assert ("teacher" in compose([f"target={name}", *options]).identity["target"]) == bool(options)
 
 
 def test_a_card_that_is_none_is_refused(cache):

@@ -28,6 +28,9 @@ class Diffusable(Target):
     Subclasses give ``noised_log_prob``, ``noised_score`` or both.
     """
 
+    teacher_id = ""
+    """Id or path of a trained teacher to be used in place of the exact one."""
+
     def noised_log_prob(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """log p_t(x), normalised as far as p is; [..., d] -> [...] (nats)."""
         raise NotImplementedError
@@ -46,9 +49,13 @@ class Diffusable(Target):
         return Noised(self, schedule.alpha(t), schedule.sigma(t))
 
     def teacher(self, schedule: Schedule | None = None) -> EpsTeacher:
-        """The exact noise predictor of this target's diffusion."""
+        """The noise predictor of this target's diffusion: exact, unless ``teacher_id`` names a trained one."""
         from targets.diffusion.eps import AnalyticTeacher
+        from targets.diffusion.files import open_teacher
 
+        if self.teacher_id:
+            name, make = self.registered_name, "sivibench teacher toy"
+            return open_teacher(self.teacher_id, shape=(self.dim,), data=name, schedule=schedule, make=make)
         return AnalyticTeacher(self, linear_schedule() if schedule is None else schedule)
 
 

@@ -223,7 +223,7 @@ class HSIVIImage(Method):
         with torch.no_grad():
             x, r, t, sigma = self.transition(noise, kept=False)
         x, r = x.detach(), r.detach()
-        return (sigma * (self._evaluated(self.critic, x, t, kept=True) - r)).square().sum(-1).mean()
+        return (sigma * (self._evaluated(self.critic, x, t) - r)).square().sum(-1).mean()
 
     def fisher(self, noise: Noise, clock: Clock) -> Tensor:
         """The student's loss, the mean over rows."""

@@ -97,6 +97,12 @@ class TestKSIVI:
         run = fit([KSIVI(Gaussian(), batch=20, hidden=(4,), clip=1.0, **options)], [0], 2)
         assert run.diverged_at(0) is None
 
+    def test_a_runaway_conditional_variance_is_recorded_as_divergence(self):
+        members = [KSIVI(Gaussian(), batch=20, hidden=(4,), variance="conditional", lr=1e4) for _ in range(2)]
+        run = fit(members, [0, 1], 40)
+        assert run.diverged_at(0) is not None and run.diverged_at(1) is not None
+        assert all(torch.isfinite(p).all() for p in run.member(0, members[0]).parameters())
+
     def test_average_starts_where_the_warm_start_ends(self):
         torch.manual_seed(0)
         method = KSIVI(Regression(), batch=20, warm_start=250, warm_lr=0.05, ema=0.999, lr=1e-9)

@@ -75,6 +75,8 @@ class Solver(Method):
         require_positive(nfe=nfe, power=power, clip=1.0 if clip is None else clip)
         if importlib.util.find_spec("diffusers") is None:
             raise UserError("the solver baselines need the package diffusers", "pip install 'sivibench[diffusion]'")
+        # imported here, or the first draws would be timed with it
+        self.make = getattr(importlib.import_module("diffusers"), self.scheduler)
         self.teacher: EpsTeacher = teacher_of(target, schedule)
         self.nfe, self.clip = nfe, clip
         if self.intervals(nfe) < 1:
@@ -105,10 +107,9 @@ class Solver(Method):
 
     def make_scheduler(self) -> tuple[Any, list[int]]:
         """The scheduler of the respaced diffusion and the indices into the grid at which it is evaluated, in order."""
-        cls = getattr(importlib.import_module("diffusers"), self.scheduler)
         bars = [1.0, *(self.teacher.schedule.alpha_bar(t) for t in self.grid)]
         betas = [1 - after / before for before, after in pairwise(bars)]
-        scheduler = cls(num_train_timesteps=len(betas), trained_betas=betas, **self.options())
+        scheduler = self.make(num_train_timesteps=len(betas), trained_betas=betas, **self.options())
         self.set_times(scheduler)
         return scheduler, [int(i) for i in scheduler.timesteps[: self.nfe]]
 

@@ -15,6 +15,8 @@ from bench.config import compose
 from bench.errors import UserError
 from bench.fit.loop import fit
 from bench.fit.members import initialise
+from bench.metrics.base import Fitted
+from bench.metrics.bits_per_dim import BitsPerDim
 from bench.metrics.nfe import counted_rows
 from bench.noise import DirectNoise, generator
 from bench.registry import entries, get
@@ -117,6 +119,18 @@ def test_gamma_is_increasing_with_the_derivative_it_gives():
     torch.testing.assert_close(slope, expected)
     assert (slope > 0).all()
     assert abs(float(value[0].detach()) + 7) < 1e-6 and abs(float(value[-1].detach()) - 4) < 1e-6
+
+
+def test_bits_per_dim_are_those_of_the_entropy_for_the_exact_predictor():
+    method = VDM(Gaussian(), ends="fixed", gamma_min=-7.0, gamma_max=7.0, draws=10)
+    assert BitsPerDim().applies(DDPM(Gaussian(), hidden=8, blocks=1, draws=10), Gaussian()) is not None
+    assert BitsPerDim().applies(method, Gaussian()) is None
+    method.net = Exact(method)
+    target = Gaussian()
+    found = BitsPerDim(repeats=20, n=20_000)(Fitted(method, target, 0))
+    entropy = (1 + math.log(2 * math.pi) + 0.5 * math.log(1 - 0.6**2)) / (2 * math.log(2))
+    assert found.error is not None and found.error < 0.02
+    assert abs(found.value - entropy) < 0.01 + 4 * found.error
 
 
 def test_levels_of_pixels_are_a_distribution():

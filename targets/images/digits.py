@@ -48,7 +48,7 @@ class Digits(ImageTarget):
 
     shape = (1, 8, 8)
     levels = 17
-    metrics = ("fd_digits", "kd_digits", "precision_digits", "recall_digits", "sliced_w2", "nfe")
+    metrics = ("fd_digits", "kd_digits", "precision_digits", "recall_digits", "sliced_w2", "bits_per_dim", "nfe")
     curve_metric = "fd_digits"
     default_teacher = "6991806068-s0"
     teacher_command = "sivibench teacher digits"

@@ -20,7 +20,12 @@ from methods.published import discrepancy
 from methods.stein import stein_discrepancy
 from toy_gaussian import Gaussian
 
-METHODS = sorted(name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True))
+# Methods for networks on images have a command of their own (tests/test_speed_published.py).
+METHODS = sorted(
+    name
+    for name, entry in entries("method").items()
+    if getattr(entry.obj, "trained", True) and "images" not in entry.obj.needs
+)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -90,7 +90,7 @@ def test_recomputation_changes_no_gradient(precision):
             super().__init__()
             self.pair, self.recompute = pair, False
 
-        def forward(self, x):
+        def forward(self, x, t):
             for net in self.pair:
                 x = x + evaluated(net, x, t, precision=precision, recompute=self.recompute)
             return x.square().sum()
@@ -99,7 +99,7 @@ def test_recomputation_changes_no_gradient(precision):
     theta = {f"pair.0.{n}": p.detach().unsqueeze(0) for n, p in first.named_parameters()}
     gradients = []
     for loss.recompute in (False, True):
-        gradients.append(vmap(grad(lambda values: functional_call(loss, values, (x,))))(theta))
+        gradients.append(vmap(grad(lambda values, t: functional_call(loss, values, (x, t))))(theta, t.unsqueeze(0)))
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-3, atol=1e-4)
         assert value.abs().max() > 0

@@ -56,14 +56,14 @@ def evaluated(net: nn.Module, x: Tensor, t: Tensor, *, precision: Precision, rec
         recompute: keep only x for the backward pass and evaluate the network again there: a quarter to a half more
             work, and of several networks in one loss only one's activations exist at once.
     """
-    # parameters are inputs of the function: as attributes their gradients would be lost
+    # everything that differs between seeds or has a gradient is an input: torch.func sees nothing that is closed over
     named = dict(net.named_parameters())
     wanted = torch.bfloat16 if precision == "bfloat16" else x.dtype
 
-    def call(x: Tensor, *values: Tensor) -> Tensor:
+    def call(x: Tensor, t: Tensor, *values: Tensor) -> Tensor:
         cast = {name: value.to(wanted) for name, value in zip(named, values, strict=True)}
         out: Tensor = functional_call(net, cast, (x.to(wanted), t))
         return out.to(x.dtype)
 
-    out: Tensor = _Recomputed.apply(call, x, *named.values()) if recompute else call(x, *named.values())
+    out: Tensor = _Recomputed.apply(call, x, t, *named.values()) if recompute else call(x, t, *named.values())
     return out

@@ -17,8 +17,7 @@ from methods.hsivi_image import HSIVIImage
 SMALL = ((1, 8, 8), "image_unet", {"width": 32, "multipliers": (1, 2), "blocks": 1, "attention": ()}, "linear")
 
 
-# Counting under recomputed activations trips an assertion inside torch when other tests ran before in the process.
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recompute", [False, True])
 def test_a_step_costs_what_the_estimate_says(recompute):
     """To 3 %: embeddings, and gradients that the first and last layers do not need."""
     method = HSIVIImage(Unseen(SMALL), nfe=3, batch=4, critic_steps=1, recompute=recompute)

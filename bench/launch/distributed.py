@@ -6,6 +6,7 @@ For fits on several GPUs (``train.processes``); a sweep's small runs are indepen
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import re
 import subprocess
@@ -58,7 +59,7 @@ def join() -> World:
         UserError: as ``world`` and ``process_group``.
     """
     here = _begin(None)
-    atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(_leave)
     return here
 
 
@@ -76,7 +77,17 @@ def process_group(backend: str | None = None) -> Iterator[World]:
     try:
         yield here
     finally:
-        torch.distributed.destroy_process_group()
+        _leave()
+
+
+def _leave() -> None:
+    """Give the group up and end its threads now.
+
+    The group lies in a reference cycle: left to the interpreter's last collection, a thread of gloo's that still drops a
+    tensor then meets an interpreter that is gone, and aborts a process whose work is done.
+    """
+    torch.distributed.destroy_process_group()
+    gc.collect()
 
 
 def _begin(backend: str | None) -> World:

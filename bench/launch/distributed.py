@@ -83,8 +83,8 @@ def process_group(backend: str | None = None) -> Iterator[World]:
 def _leave() -> None:
     """Give the group up and end its threads now.
 
-    The group lies in a reference cycle: left to the interpreter's last collection, a thread of gloo's that still drops a
-    tensor then meets an interpreter that is gone, and aborts a process whose work is done.
+    The group lies in a reference cycle: left to the interpreter's last collection, a thread of gloo's that still drops
+    a tensor then meets an interpreter that is gone, and aborts a process whose work is done.
     """
     torch.distributed.destroy_process_group()
     gc.collect()

@@ -227,6 +227,14 @@ def test_what_cannot_be_submitted_is_said_in_one_message(lab, site, environment,
     assert lab.queue() == []
 
 
+def test_jobs_that_slurm_takes_but_will_not_start_are_told(lab):
+    lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
+    lab.change_site(gpus_per_node=64, minutes=5)  # one process each: more than the CPUs of the partition's nodes
+    told = lab.submit()
+    assert "will not start them (PartitionConfig)" in told and "gpus_per_node=64" in told
+    lab.bench("cancel", lab.sweep)
+
+
 def test_a_read_only_results_folder(lab, tmp_path):
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], capture_output=True)
     if done.returncode:

@@ -237,6 +237,8 @@ def test_what_slurm_says_is_understood():
     )
     assert sorted(found) == ["10", "5_0", "5_2", "5_3", "5_4", "5_7", "8", "9"]
     assert found["5_3"] == JobState("PENDING", "JobArrayTaskLimit") and found["5_3"].live
+    assert not found["5_3"].stuck and JobState("PENDING", "PartitionConfig").stuck
+    assert JobState("PENDING", "QOSMaxGRESPerJob").stuck and not JobState("PENDING", "QOSMaxJobsPerUserLimit").stuck
     assert found["5_0"] == JobState("RUNNING", "", "n1")
     assert "SIGKILL" in found["8"].reason and "scancel" in found["9"].reason and found["10"].reason == "node lost"
     accounted = parse_sacct(

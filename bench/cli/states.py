@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import claims
 from bench.launch.manifest import Manifest, manifests
-from bench.launch.state import STATES, Situation, drifted, situation
+from bench.launch.state import STATES, Situation, drifted, seed_span, situation
 from bench.store import Record, Store
 
 if TYPE_CHECKING:
@@ -112,16 +112,7 @@ def stories(counted: Sequence[dict[str, Any]]) -> list[str]:
         config_id = run["run_id"].rpartition("-s")[0]
         told[run["state"], config_id, f"{run['method']} x {run['target']}", run["reason"]].append(run["seed"])
     lines = [
-        f"{config_id}-s{_span(seeds)}  {pair}  {state}  {reason}".rstrip()
+        f"{config_id}-s{seed_span(seeds)}  {pair}  {state}  {reason}".rstrip()
         for (state, config_id, pair, reason), seeds in sorted(told.items(), key=lambda item: SHOWN.index(item[0][0]))
     ]
     return lines[:MOST] + [f"... and {len(lines) - MOST} more lines (--json shows all)"] * (len(lines) > MOST)
-
-
-def _span(seeds: list[int]) -> str:
-    """``3``, ``0..9`` or ``1,5,7``."""
-    first, last = min(seeds), max(seeds)
-    if first == last:
-        return str(first)
-    whole = sorted(seeds) == list(range(first, last + 1))
-    return f"{first}..{last}" if whole else ",".join(map(str, sorted(seeds)))

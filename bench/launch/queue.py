@@ -26,6 +26,12 @@ LIVE = {
     "STAGE_OUT",
 }
 
+NEVER = re.compile(
+    "PartitionConfig|PartitionNodeLimit|PartitionTimeLimit|BadConstraints|InvalidAccount|InvalidQOS|MaxMemPerLimit"
+    r"|(QOS|Assoc)Max\w+Per(Job|Node)\w*|(QOS|Assoc)MaxWall\w*"
+)
+"""Reasons for which a job waits until somebody changes it or the cluster's limits."""
+
 
 @dataclass(frozen=True)
 class JobState:
@@ -44,6 +50,11 @@ class JobState:
     @property
     def live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for something that time alone does not bring."""
+        return self.state == "PENDING" and NEVER.fullmatch(self.reason) is not None
 
 
 @dataclass(frozen=True)

@@ -175,3 +175,12 @@ def _first_line(text: str | None) -> str:
     """The telling line of an error: the last one of a traceback, the first one of a message."""
     lines = [line for line in (text or "").splitlines() if line.strip()]
     return (lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else "").strip()
+
+
+def seed_span(seeds: Sequence[int]) -> str:
+    """``3``, ``0..9`` or ``1,5,7``."""
+    first, last = min(seeds), max(seeds)
+    if first == last:
+        return str(first)
+    whole = sorted(seeds) == list(range(first, last + 1))
+    return f"{first}..{last}" if whole else ",".join(map(str, sorted(seeds)))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from bench.environment import PACKAGES, ROOT, git_state, source_digest
+from bench.environment import git_state, source_digest
 from bench.errors import UserError
 from bench.launch.group import Group, Job, pack
 from bench.launch.manifest import Manifest, new_folder
-from bench.launch.queue import check_slurm
+from bench.launch.queue import ask, check_slurm
 from bench.launch.site import Site, check_shared
+from bench.launch.snapshot import snapshot
 from bench.launch.worker import Work
 from bench.store import Store
 from bench.sweep.expand import Sweep
@@ -60,7 +58,7 @@ def submit(
     sha, dirty = git_state()
     setup = list(site.setup)
     if options["snapshot"]:
-        setup += _snapshot(store, sha, dirty)
+        setup += snapshot(store, sha, dirty)
     # Jobs may start elsewhere than here: a snapshot's, or those of a site whose set-up lines change the folder.
     placed = [replace(g, config=replace(g.config, results=str(Path(g.config.results).resolve()))) for g in groups]
     jobs = [
@@ -92,7 +90,18 @@ def submit(
         runs = sum(len(group.config.seeds) for job in part for group in job.groups)
         at_once = f", {options['parallel']} at once" if options["parallel"] else ""
         tell(f"submitted {runs} runs as {len(part)} jobs: {_span(ids)}{at_once}")
+    _warn_of_stuck(manifest, site, tell)
     return manifest
+
+
+def _warn_of_stuck(manifest: Manifest, site: Site, tell: Callable[[str], None]) -> None:
+    """Many clusters take jobs that no node or limit of theirs allows, and let them wait for good."""
+    stuck = {state.reason for state in ask(manifest.jobs).jobs.values() if state.stuck}
+    if stuck:
+        tell(
+            f"warning: SLURM took the jobs but will not start them ({', '.join(sorted(stuck))}); "
+            f"`sivibench cancel {manifest.sweep}`, then correct the site profile: {_asked(site)}"
+        )
 
 
 _SRUN = ["--kill-on-bad-exit=0", "--wait=0"]
@@ -161,36 +170,17 @@ def _refusal(text: str) -> str:
 def _remedy(text: str, site: Site) -> str:
     if "node configuration" in text:
         return (
-            f"no node of {site.partition or 'the default partition'} has what the site profile asks for: "
-            f"gpus_per_node={site.gpus_per_node}, gres={site.gres}, nodes={site.nodes}, cpus={site.cpus}, "
-            f"memory_gb={site.memory_gb}"
+            f"no node of {site.partition or 'the default partition'} has what the site profile asks for: {_asked(site)}"
         )
     return "correct the site profile (partition, account, qos, limits); nothing of this array was submitted"
 
 
+def _asked(site: Site) -> str:
+    return (
+        f"gpus_per_node={site.gpus_per_node}, gres={site.gres}, nodes={site.nodes}, cpus={site.cpus}, "
+        f"memory_gb={site.memory_gb}"
+    )
+
+
 def _span(ids: Sequence[str]) -> str:
     return ids[0] if len(ids) == 1 else f"{ids[0].partition('_')[0]}_[0-{len(ids) - 1}]"
-
-
-def _snapshot(store: Store, sha: str | None, dirty: bool | None) -> list[str]:
-    """Unpack the commit beside the records and let jobs run it; shell lines for them.
-
-    Raises:
-        UserError: there is no commit, or the working tree differs from it.
-    """
-    if sha is None or dirty is None:
-        raise UserError("launcher.snapshot=true needs a git repository", "leave it out")
-    if dirty:
-        raise UserError(f"the working tree differs from commit {sha[:10]}: {', '.join(PACKAGES)}", "commit first")
-    place = store.sweeps.resolve() / "snapshots" / sha
-    if not place.exists():
-        command = ["git", "-C", str(ROOT), "archive", sha, *PACKAGES]
-        archive = subprocess.run(command, capture_output=True, check=True).stdout
-        unfinished = place.with_name(f"{sha}.{os.getpid()}")
-        with tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(unfinished, filter="data")
-        unfinished.rename(place)
-    # PYTHONPATH comes before installed packages; PYTHONSAFEPATH keeps `python -m` from looking into the folder that
-    # the job starts in even before that.
-    paths = f"PYTHONPATH={shlex.quote(str(place))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
-    return [f"export {paths} SIVIBENCH_GIT_SHA={sha}"]

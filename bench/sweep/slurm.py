@@ -52,6 +52,7 @@ def submit_sweep(
     """
     from bench.launch.estimate import describe_cost
     from bench.launch.group import make_groups
+    from bench.launch.state import seed_span
     from bench.launch.submit import submit
 
     with nullcontext() if dry_run else _alone(plan.store):
@@ -73,7 +74,7 @@ def submit_sweep(
         if dry_run:
             for group in groups:
                 tell(f"  {group.config_id}  {group.config.method['name']} x {group.config.target['name']}: "
-                     f"seeds {','.join(map(str, group.config.seeds))}")  # fmt: skip
+                     f"seeds {seed_span(group.config.seeds)}")  # fmt: skip
             return None
         manifest = submit(
             groups, sweep=plan.sweep, overrides=overrides, store=plan.store, site=site, options=options, tell=tell

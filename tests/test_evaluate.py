@@ -49,6 +49,15 @@ def test_parameters_of_another_fit_are_refused_and_lost_ones_are_counted(store):
         add_metrics(store, store.records(), ["js_hist"], tell=lambda line: None)
 
 
+def test_a_sampler_without_parameters_needs_none_to_be_measured_again(tmp_path):
+    pytest.importorskip("diffusers")
+    execute(compose(["method=solver_ddim", "target=moons", "eval.metrics=[nfe]", "seeds=1", f"paths.results={tmp_path}"]))
+    store = Store(tmp_path)
+    for path in store.parameters.glob("*"):  # as in a fresh clone
+        path.unlink()
+    assert add_metrics(store, store.records(), ["sliced_w2"], tell=lambda line: None) == (1, 0)
+
+
 def test_only_finished_runs_lack_metrics(store):
     record = next(iter(store.records()))
     assert missing(record, ["mmd", "ksd"]) == ["ksd"]

@@ -51,7 +51,8 @@ def test_parameters_of_another_fit_are_refused_and_lost_ones_are_counted(store):
 
 def test_a_sampler_without_parameters_needs_none_to_be_measured_again(tmp_path):
     pytest.importorskip("diffusers")
-    execute(compose(["method=solver_ddim", "target=moons", "eval.metrics=[nfe]", "seeds=1", f"paths.results={tmp_path}"]))
+    solver = ["method=solver_ddim", "target=moons", "eval.metrics=[nfe]", "seeds=1"]
+    execute(compose([*solver, f"paths.results={tmp_path}"]))
     store = Store(tmp_path)
     for path in store.parameters.glob("*"):  # as in a fresh clone
         path.unlink()

@@ -10,10 +10,12 @@ import re
 import pytest
 
 import bench.registry
+from bench import report as general
 from bench.registry import Entry
 from bench.report.diffusion import as_json, render_terminal, write_report
 from bench.report.diffusion.published import quoted
 from bench.report.diffusion.table import compare
+from bench.report.table import build
 from test_report import record
 
 TIMES = (0, 50, 800)
@@ -55,6 +57,18 @@ def lines(records, metric: str = "js_made_up"):
 
 
 GOOD, FAIR, POOR = (0.10, 0.11, 0.105, 0.1), (0.2, 0.21, 0.205, 0.2), (0.5, 0.51, 0.505, 0.5)
+
+
+def test_the_general_report_leaves_few_step_samplers_to_this_one(tmp_path):
+    other = record("student")
+    tables = build([*runs("student", GOOD), other])
+    assert [r["run_id"] for r in tables.records] == [other["run_id"]] and tables.few_step == len(GOOD)
+    for text in (general.render_terminal([*runs("student", GOOD), other]), *(
+        path.read_text() for path in general.write_report([*runs("student", GOOD), other], tmp_path, "t").values()
+        if path.suffix != ".tex"
+    )):  # fmt: skip
+        assert f"{len(GOOD)} runs, see" in text
+    assert build(runs("student", GOOD)).few_step == 0  # nothing else: they are shown
 
 
 def test_a_solver_is_shown_at_its_best_and_on_the_grid_of_the_trained():

@@ -15,6 +15,7 @@ def as_data(tables: Tables) -> dict[str, Any]:
     return {
         "schema": 1,
         "records": asdict(provenance(tables.records)),
+        "few_step_runs": tables.few_step,
         "targets": [
             {
                 "target": section.problem.name,

@@ -65,6 +65,17 @@ def ordered(records: Iterable[Record]) -> list[Record]:
     return sorted((r for _, r in seen.values()), key=lambda r: (r["target"], r["method"], r["config_id"], r["seed"]))
 
 
+def nfe_of(records: Iterable[Record]) -> int | None:
+    """Network evaluations per draw, as counted; as configured where no seed finished; None: not a few-step sampler."""
+    configured = None
+    for record in records:
+        counted = (record.get("metrics") or {}).get("nfe")
+        if counted is not None and counted["value"] is not None:
+            return round(counted["value"])
+        configured = record["config"]["method"].get("nfe", configured)
+    return configured
+
+
 def group(records: Iterable[Record]) -> list[Group]:
     """Groups sorted by problem, then label."""
     by_problem: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))

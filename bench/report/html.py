@@ -66,7 +66,7 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
     return environment.get_template("report.html.j2").render(
         title=title,
         stamp=stamp,
-        facts=provenance(tables.records).lines(),
+        facts=[*provenance(tables.records).lines(), *tables.notes],
         matrix=matrix,
         pages=pages,
         protocols=protocols(tables.records),

@@ -17,7 +17,7 @@ from bench.stats import RANK_RULE
 def render(tables: Tables, matrix: Overview, title: str) -> str:
     """The whole report as Markdown."""
     lines = [f"# {escape(title)}", ""]
-    lines += [f"- {name}: {escape(text)}" for name, text in provenance(tables.records).lines()]
+    lines += [f"- {name}: {escape(text)}" for name, text in [*provenance(tables.records).lines(), *tables.notes]]
     if matrix.columns:
         lines += ["", "## Overview", "", "Headline metric of each target: mean ± half interval (rank).", ""]
         lines += pipe_table(overview_grid(matrix))

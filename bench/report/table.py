@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import stats
 from bench.report import catalog, published
-from bench.report.groups import Group, Problem, Record, differing, flatten, group, ordered
+from bench.report.groups import Group, Problem, Record, differing, flatten, group, nfe_of, ordered
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,26 @@ class Tables:
 
     sections: tuple[Section, ...]
     records: tuple[Record, ...] = field(compare=False)
+    few_step: int = 0
+    """Runs of few-step samplers left to their own report, where they stand by network evaluations."""
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What is not in the tables: name and text."""
+        return [("few-step samplers", f"{self.few_step} runs, see `sivibench report diffusion`")] * (self.few_step > 0)
 
 
 def build(records: Sequence[Record]) -> Tables:
     """The tables of a list of run records, independent of their order.
 
+    Samplers with a number of network evaluations are not ranked beside the others: one at NFE 100 says nothing
+    about one at NFE 2.  Where there are only such samplers they are shown.
+
     Raises:
         UserError: two different records claim the same run.
     """
-    groups = group(records)
+    kept = [record for record in records if nfe_of([record]) is None] or list(records)
+    groups = group(kept)
     methods = sorted({g.method for g in groups})
     problems = sorted({g.problem for g in groups}, key=lambda p: p.label)
     sections = []
@@ -91,7 +102,7 @@ def build(records: Sequence[Record]) -> Tables:
         members = tuple(g for g in groups if g.problem == problem)
         boards = tuple(board for metric in _metrics(problem, members) for board in _boards(metric, members, methods))
         sections.append(Section(problem, boards, members))
-    return Tables(tuple(sections), tuple(ordered(records)))
+    return Tables(tuple(sections), tuple(ordered(kept)), len(records) - len(kept))
 
 
 def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:

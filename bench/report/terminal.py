@@ -24,7 +24,8 @@ def render(tables: Tables, matrix: Overview) -> str:
         for board in section.boards:
             text = align(board_grid(board)) + "".join(f"{line}\n" for line in published_notes(board))
             blocks.append(f"{section.problem.label} · {describe(board)}\n{text}")
-    blocks.append(RANK_RULE + "\n† ranked on the seeds that finished.\n")
+    notes = "".join(f"{name}: {text}\n" for name, text in tables.notes)
+    blocks.append(f"{RANK_RULE}\n† ranked on the seeds that finished.\n{notes}")
     return "\n".join(blocks)
 
 

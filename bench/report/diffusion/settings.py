@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from bench.report import catalog
 from bench.report.groups import Problem, Record
-
-
-def nfe_of(records: Iterable[Record]) -> int | None:
-    """Network evaluations per draw, as counted; as configured where no seed finished; None: not a few-step sampler."""
-    configured = None
-    for record in records:
-        counted = (record.get("metrics") or {}).get("nfe")
-        if counted is not None and counted["value"] is not None:
-            return round(counted["value"])
-        configured = record["config"]["method"].get("nfe", configured)
-    return configured
 
 
 def is_untrained(record: Record) -> bool:

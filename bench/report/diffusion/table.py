@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from bench import stats
 from bench.report import catalog
 from bench.report.diffusion.lines import Line, lines_of
-from bench.report.diffusion.settings import nfe_of, teacher_name
-from bench.report.groups import Group, Problem, Record, group, ordered
+from bench.report.diffusion.settings import teacher_name
+from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
 from bench.report.table import Row, row_of
 
 

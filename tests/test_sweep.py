@@ -70,6 +70,11 @@ def test_lines_add_cells_where_the_file_says_so(write, results):
     assert [cell.config.train["iterations"] for cell in plan.cells] == [10000, 10000, 7]
 
 
+def test_an_exclude_pattern_that_can_name_no_cell_is_refused(write):
+    with pytest.raises(UserError, match="names no cell"):
+        load_sweep(write("method=stub_plain target=stub_gauss", exclude='["stub_plain x stub_gauss"]'))
+
+
 def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, results):
     name = write("method=stub_plain,stub_hungry target=stub_gauss,stub_other", exclude='["*/stub_other"]')
     plan = make_plan(name, results=results)

@@ -65,6 +65,12 @@ def load_sweep(name: str) -> Sweep:
     assert isinstance(sweep, Sweep)
     if not sweep.overrides:
         raise UserError(f"the sweep {path} has no overrides", "give a list of lines like `method=a,b target=c`")
+    for pattern in sweep.exclude:
+        if pattern.count("/") != 1:
+            raise UserError(
+                f"exclude of the sweep {path}: {pattern!r} names no cell",
+                "write method/target, as in sivi/banana or */funnel",
+            )
     return sweep
 
 

@@ -154,6 +154,12 @@ def test_every_table_of_the_suite_can_be_read_and_its_numbers_are_those_of_its_c
     assert all(len(found) == 1 for found in taken.values()), taken
 
 
+def test_the_critic_of_pvis_comparison_has_the_score_added_to_it() -> None:
+    for name in ("pvi-table1", "pvi-table2"):  # its g = s_p + f is the TransTrick with a weight that stays 1
+        cells = [cell for cell in load_table(name).cells if cell.row == "SM"]
+        assert cells and all({"method=sivism_trick", "method.trick_rate=1"} <= set(cell.overrides) for cell in cells)
+
+
 def test_later_overrides_win(table) -> None:
     assert merged(["a=1", "b=2", "a=3"]) == ("a=3", "b=2")
     cells = {(c.row, c.column): c for c in table.cells}

@@ -71,9 +71,10 @@ def test_the_general_report_leaves_few_step_samplers_to_this_one(tmp_path):
     assert build(runs("student", GOOD)).few_step == 0  # nothing else: they are shown
 
 
-def test_a_solver_is_shown_at_its_best_and_on_the_grid_of_the_trained():
-    records = runs("student", FAIR, grid="explicit", times=list(TIMES))
-    records += runs("ode", POOR, grid="explicit", times=list(TIMES), order=2)
+@pytest.mark.parametrize(("grid", "times"), [("explicit", list(TIMES)), ("cosine", [])])
+def test_a_solver_is_shown_at_its_best_and_on_the_grid_of_the_trained(grid, times):
+    records = runs("student", FAIR, grid=grid, times=times)
+    records += runs("ode", POOR, grid=grid, times=times, order=2)
     records += runs("ode", GOOD, grid="quad", times=[], order=2)
     assert lines(records) == {
         (2, "ODE", "best of 2"): (pytest.approx(0.10375), 1, "grid=quad"),

@@ -48,7 +48,7 @@ def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
     for line in found:
         for member, _ in line.members:
             grid = grid_of(member.records[0])
-            if grid is not None and grid[0] == "explicit":
+            if grid is not None:
                 grids[grid][line.label] = None
     for method, members in by_method.items():
         if method not in trained:
@@ -79,7 +79,7 @@ def _training_data(member: Group) -> str:
 
 
 def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], str]) -> list[Line]:
-    """The best of all settings; and the settings on every explicit grid of a trained sampler."""
+    """The best of all settings; and the settings on every grid of a trained sampler."""
     keys = _telling(groups)
     name = catalog.paper_name(method)
     members = [(member, _shown(member, keys, grids)) for member in groups]
@@ -118,7 +118,7 @@ def _shown(member: Group, keys: set[str], grids: Mapping[tuple[Any, ...], str] =
     if values.get("method.grid") not in (None, "power"):
         values.pop("method.power", None)
     grid = grid_of(member.records[0])
-    if "method.grid" in values and grid is not None and grid in grids:
+    if values.get("method.grid") == "explicit" and grid in grids:
         values.pop("method.times", None)
         values["method.grid"] = f"that of {grids[grid]}"
     return setting(values)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +87,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_missing: ContextVar[list[str] | None] = ContextVar("missing", default=None)
+
+
+@contextmanager
+def local_only() -> Iterator[list[str]]:
+    """Within it ``fetch`` downloads nothing: it raises, and the file's name joins the list that is given here."""
+    missing: list[str] = []
+    token = _missing.set(missing)
+    try:
+        yield missing
+    finally:
+        _missing.reset(token)
+
+
 def fetch(name: str) -> Path:
-    """Local path of the data file ``name`` (a key of ``FILES``), downloaded if need be.
+    """Local path of the data file ``name`` (a key of ``FILES``), downloaded if need be (not in ``local_only``).
 
     Raises:
         UserError: unknown name, a file in SIVIBENCH_DATA with a wrong hash, or no copy could be had.
@@ -118,7 +135,18 @@ def fetch(name: str) -> Path:
     else:
         tried.append(f"{cached} (cache) does not exist")
 
+    if (missing := _missing.get()) is not None:
+        missing.append(name)
+        tried.append("nothing is downloaded now")
+        raise _not_here(name, wanted, cached, tried)
     return _download(name, wanted, cached, tried)
+
+
+def _not_here(name: str, wanted: DataFile, cached: Path, tried: list[str]) -> UserError:
+    return UserError(
+        f"cannot get the data file {name}:\n     " + "\n     ".join(tried),
+        f"set SIVIBENCH_DATA to a folder that holds {name}, or download {wanted.url} by hand and save it as {cached}",
+    )
 
 
 def cache_folder() -> Path:
@@ -143,9 +171,5 @@ def _download(name: str, wanted: DataFile, cached: Path, tried: list[str]) -> Pa
         )
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; pooch raises ValueError on a wrong hash
         tried.append(f"download of {wanted.url} failed: {type(error).__name__}: {error}")
-        raise UserError(
-            f"cannot get the data file {name}:\n     " + "\n     ".join(tried),
-            f"set SIVIBENCH_DATA to a folder that holds {name}, "
-            f"or download {wanted.url} by hand and save it as {cached}",
-        ) from error
+        raise _not_here(name, wanted, cached, tried) from error
     return Path(path)

@@ -62,3 +62,14 @@ def test_fetch_offline_says_what_to_do(small_file: Any) -> None:
 def test_fetch_unknown_name() -> None:
     with pytest.raises(UserError, match="waveform"):
         fetching.fetch("blr/wavefrom.mat")
+
+
+def test_fetch_downloads_nothing_where_it_must_not(small_file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooch.retrieve", lambda url, **_: pytest.fail(f"asked for {url}"))
+    with fetching.local_only() as missing, pytest.raises(UserError, match="nothing is downloaded now"):
+        fetching.fetch("toy/a.txt")
+    assert missing == ["toy/a.txt"]
+    (small_file / "cache/toy/a.txt").write_bytes(b"right")
+    with fetching.local_only() as missing:
+        assert fetching.fetch("toy/a.txt") == small_file / "cache/toy/a.txt"
+    assert missing == []

@@ -227,10 +227,35 @@ def test_dry_runs_run_nothing(table, here, tmp_path) -> None:
     assert any("missing" in line for line in lines)
 
 
+def test_a_dry_run_downloads_nothing_and_says_what_a_run_would(tmp_path, monkeypatch) -> None:
+    def retrieve(url, **_):
+        raise AssertionError(f"a dry run asked for {url}")
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.delenv("SIVIBENCH_DATA", raising=False)
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "one.yaml").write_text(
+        "title: t\npaper: p\noverrides: [target=bnn_yacht]\n"
+        "columns: {c: {metric: bnn_rmse}}\nrows: {r: {overrides: [method=meanfield]}}\n"
+    )
+    lines: list[str] = []
+    result = reproduce(
+        load_table("one", tmp_path), results=tmp_path / "results", dry_run=True, tell=lines.append, task=fit_never
+    )
+    assert lines[0] == "not here, and wanted by a run: uci/yacht.txt" and "1 cells, 10 runs" in lines[1]
+    assert result.cells[0].verdict is Verdict.NOT_RUN
+
+
 def test_bad_arguments(table, tmp_path) -> None:
-    for keys in ({"budget": 0.0}, {"budget": 2.0}, {"seeds": 0}):
+    for keys in ({"budget": 0.0}, {"budget": 2.0}, {"budget": math.nan}, {"seeds": 0}):
         with pytest.raises(UserError):
             run(table, tmp_path, **keys)
+
+
+@pytest.mark.parametrize("override", ["nonsense", "devices=cpu", "threads=many"])
+def test_a_mistaken_override_is_no_reason_to_call_the_cells_absent(table, tmp_path, override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0]):
+        run(table, tmp_path, overrides=[override])
 
 
 def test_times_are_relative_and_only_within_one_machine(table, here, tmp_path) -> None:
@@ -285,5 +310,7 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert "1 of 1 comparable cells" in capsys.readouterr().out and "agrees" in page.read_text()
     assert main(["reproduce", "all", *results, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
+    assert main(["reproduce", "all", *results, "threads=1"]) == 2
+    assert "`all` runs none" in capsys.readouterr().err
     assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2
     assert "changes what the table consists of" in capsys.readouterr().err

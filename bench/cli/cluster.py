@@ -12,6 +12,7 @@ from bench.launch.state import situation
 from bench.store import Store
 from bench.sweep.expand import Sweep, load_sweep
 from bench.sweep.plan import Plan, make_plan
+from targets.fetch import local_only
 
 
 def submissions(args: argparse.Namespace) -> tuple[Store, list[Manifest]]:
@@ -43,10 +44,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
         UserError: unknown sweep.
     """
     store, submitted = submissions(args)
-    if not submitted:
-        return make_plan(args.name, results=args.results)
-    last = submitted[-1]
-    return make_plan(Sweep(last.sweep, last.sweep, last.lines, last.exclude), last.overrides, store.root)
+    with local_only():  # looking at a sweep is no reason to download its data
+        if not submitted:
+            return make_plan(args.name, results=args.results)
+        last = submitted[-1]
+        return make_plan(Sweep(last.sweep, last.sweep, last.lines, last.exclude), last.overrides, store.root)
 
 
 def cancel(args: argparse.Namespace) -> int:

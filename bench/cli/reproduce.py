@@ -19,6 +19,8 @@ from bench.reproduce.tables import load_table, names
 def reproduce(args: argparse.Namespace) -> int:
     """Run a table and compare it; without a name, or with ``all``, only look at the records; 1 if a run failed."""
     if args.name in (None, "all"):
+        if args.overrides:
+            raise UserError(f"{args.overrides[0]!r} says how to run a table, and `all` runs none", "name one table")
         compose = Composer()
         results = [_look(name, args, compose) for name in names()]
     else:

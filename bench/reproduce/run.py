@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs
+from bench.config import Composer, Config
 from bench.errors import UserError
 from bench.evaluate import add_metrics
 from bench.registry import entries
@@ -16,9 +16,9 @@ from bench.reproduce.tables import CellSpec, PaperTable
 from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep
-from bench.sweep.plan import plan_configs
+from bench.sweep.plan import misfit, plan_fitting
 from bench.sweep.pool import Task
-from bench.sweep.run import Tell, require_jobs, run_plan
+from bench.sweep.run import Tell, planning, require_jobs, run_plan
 from targets.base import Target
 
 
@@ -72,12 +72,13 @@ def reproduce(
     wanted = table.seeds if seeds is None else seeds
     if wanted < 1:
         raise UserError(f"--seeds {wanted} asks for no seed", "give at least 1")
-    planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records, compose=compose)
+    with planning(dry_run, tell):
+        planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records, compose=compose)
     failed = False
     configs = unique([cell.config for cell in planned if cell.config])
     store = Store(results or (configs[0].results if configs else "results"))
     if configs and not only_records:
-        plan = plan_configs(Sweep(table.name, f"{table.name}: {table.title}", []), configs, results)
+        plan = plan_fitting(Sweep(table.name, f"{table.name}: {table.title}", []), configs, results)
         outcome = run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task)
         failed = outcome.failed
         if not dry_run:
@@ -112,7 +113,7 @@ def plan_cells(
         if spec.overrides not in known:
             config, reason = _configured(compose, spec, [*overrides, f"seeds={seeds}"], budget, results)
             if config and check:
-                reason = _misfit(config, targets)
+                reason = misfit(config, targets)
             known[spec.overrides] = (None if reason else config, reason)
         cells.append(Planned(spec, *known[spec.overrides]))
     return cells
@@ -126,25 +127,19 @@ def _configured(
     try:
         config = compose([*spec.overrides, *overrides])
     except UserError as problem:
+        if _composes(compose, spec.overrides):
+            raise  # the mistake is in what was added to the table's own
         return None, "not in the suite: " + str(problem).splitlines()[0]
     train = {**config.train, "iterations": max(1, round(config.train["iterations"] * budget))}
     return replace(config, train=train, results=str(results or config.results)), ""
 
 
-def _misfit(config: Config, targets: dict[str, Target | None]) -> str:
-    """Why the method cannot be fitted to the target; empty if it can, or if the target's data are not here."""
-    key = canonical_json(config.target)
+def _composes(compose: Composer, overrides: Sequence[str]) -> bool:
     try:
-        if key not in targets:
-            targets[key] = build_target(config)
-        target = targets[key]
-        if target is not None:
-            check_needs(config, target)
-    except Unfit as reason:
-        return str(reason).splitlines()[0]
+        compose(list(overrides))
     except UserError:
-        targets[key] = None
-    return ""
+        return False
+    return True
 
 
 def unique(configs: Sequence[Config]) -> list[Config]:

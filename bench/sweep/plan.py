@@ -83,42 +83,54 @@ def make_plan(name: str | Sweep, overrides: Sequence[str] = (), results: Path | 
         UserError: any mistake in the file or the overrides, or a corrupt record of one of the cells.
     """
     sweep = name if isinstance(name, Sweep) else load_sweep(name)
-    return plan_configs(sweep, _configs(sweep, overrides, results), results)
+    targets: dict[str, Target | None] = {}
+    fitting, skipped = [], []
+    for config in _configs(sweep, overrides, results):
+        if reason := misfit(config, targets):
+            skipped.append((config.method["name"], config.target["name"], reason))
+        else:
+            fitting.append(config)
+    return plan_fitting(sweep, fitting, results, skipped)
 
 
-def plan_configs(sweep: Sweep, configs: Sequence[Config], results: Path | str | None = None) -> Plan:
-    """What is done of these configurations, and which of them do not fit their target.
+def misfit(config: Config, targets: dict[str, Target | None]) -> str:
+    """Why the method cannot be fitted to the target; empty if it can, or if the target's data are not here.
+
+    Args:
+        targets: those built so far, added to; None where the data cannot be had: such cells fail when they run.
+    """
+    key = canonical_json(config.target)
+    if key not in targets:
+        try:
+            targets[key] = build_target(config)
+        except UserError:
+            targets[key] = None
+    try:
+        if (target := targets[key]) is not None:
+            check_needs(config, target)
+    except Unfit as reason:
+        return str(reason).splitlines()[0]
+    return ""
+
+
+def plan_fitting(
+    sweep: Sweep,
+    configs: Sequence[Config],
+    results: Path | str | None = None,
+    skipped: Sequence[tuple[str, str, str]] = (),
+) -> Plan:
+    """What is done of configurations that fit their targets.
 
     Raises:
         UserError: a corrupt record of one of the cells.
     """
-    targets: dict[str, Target | None] = {}
-    fitting, skipped = [], []
-    for config in configs:
-        key = canonical_json(config.target)
-        if key not in targets:
-            targets[key] = _target(config)
-        try:
-            if (target := targets[key]) is not None:
-                check_needs(config, target)
-            fitting.append(config)
-        except Unfit as reason:
-            skipped.append((config.method["name"], config.target["name"], str(reason).splitlines()[0]))
     store = Store(results or sweep.results or (configs[0].results if configs else "results"))
     busy = claims.standing(store.claims)
     cells = []
-    for config in fitting:
+    for config in configs:
         running = tuple(seed for seed in config.seeds if config.run_id(seed) in busy)
         cells.append(Cell(config, finished(config, store, config.seeds), running))
-    return Plan(sweep, store, cells, skipped)
-
-
-def _target(config: Config) -> Target | None:
-    """The target, None if it cannot be had here: without its data, its cells fail with the reason when they run."""
-    try:
-        return build_target(config)
-    except UserError:
-        return None
+    return Plan(sweep, store, cells, list(skipped))
 
 
 def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None) -> list[Config]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from bench.errors import UserError
 from bench.launch.options import compose_options, split_options
 from bench.launch.site import load_site
 from bench.run import Retry, execute, finished
-from bench.store import Record, Store
+from bench.store import Record
 from bench.sweep.expand import Sweep
+from bench.sweep.lines import Tell, announce, clock, cost, planning, table
 from bench.sweep.pace import pace
 from bench.sweep.plan import Cell, Plan, longest_first, make_plan
 from bench.sweep.pool import Result, Task, run_cells, run_here
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 LOCAL: dict[str, Any] = {"name": "local", "site": None, "parallel": None, "seeds": None}
 """Where a sweep runs unless it is told."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def run_sweep(
     where, rest = split_options(overrides)
     options = compose_options(where) if where else LOCAL
     site = load_site(options["site"]) if options["name"] == "slurm" else None
-    plan = make_plan(name, rest, results)
+    with planning(dry_run, tell):
+        plan = make_plan(name, rest, results)
     if site is not None:
         manifest = submit_sweep(plan, rest, site, options, dry_run=dry_run, retry=retry, tell=tell)
         return Outcome(plan, [], submitted=manifest)
@@ -142,10 +142,10 @@ def run_plan(
         options: from ``bench.launch.options.compose_options``.
     """
     todo = [cell for cell in plan.cells if cell.todo(retry=retry)]
-    _announce(plan, todo, retry, tell)
+    announce(plan, todo, retry, tell)
     if dry_run:
-        _cost(todo, plan.store, tell)
-        _table(plan, tell)
+        cost(todo, plan.store, tell)
+        table(plan, tell)
         return Outcome(plan, [])
     done: list[Result] = []
     if todo:
@@ -180,7 +180,7 @@ def _run(cells: list[Cell], jobs: int, retry: Retry, plan: Plan, tell: Tell, tas
             tell(
                 f"[{len(done):{width}}/{len(cells)}] {result.cell.method} x {result.cell.target}: "
                 f"{states or 'failed'} in {result.seconds:.1f} s "
-                f"(elapsed {_clock(time.monotonic() - start)}, {left} left)"
+                f"(elapsed {clock(time.monotonic() - start)}, {left} left)"
             )
             if result.error:
                 tell("    " + result.error.replace("\n", "\n    "))
@@ -202,27 +202,6 @@ def split_seeds(cells: list[Cell], limit: int | None) -> list[Cell]:
     ]
 
 
-def _cost(todo: list[Cell], store: Store, tell: Tell) -> None:
-    from bench.launch.estimate import describe_cost
-    from bench.launch.group import make_groups
-
-    groups = make_groups(todo, {cell.config.config_id: cell.config.seeds for cell in todo}, None)
-    tell(describe_cost(groups, pace(store), gpus=0, side_by_side=1))
-
-
-def _announce(plan: Plan, todo: list[Cell], retry: Retry, tell: Tell) -> None:
-    runs, wanted = sum(len(cell.config.seeds) for cell in plan.cells), sum(len(c.todo(retry=retry)) for c in todo)
-    tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {runs} runs; {runs - wanted} finished, {wanted} to do")
-    for method, target, reason in plan.skipped:
-        tell(f"skipped {method} x {target}: {reason}")
-
-
-def _table(plan: Plan, tell: Tell) -> None:
-    for cell in plan.cells:
-        counts = ", ".join(f"{number} {status}" for status, number in cell.counts().items() if number)
-        tell(f"  {cell.config.config_id}  {cell.method} x {cell.target}: {counts}")
-
-
 def _report(plan: Plan, tell: Tell) -> Path:
     from bench.report import write_report  # imported late: plotting libraries are slow to load
 
@@ -233,8 +212,3 @@ def _report(plan: Plan, tell: Tell) -> Path:
     page = write_report(records, folder, plan.sweep.title)["html"]
     tell(f"report: {page}")
     return page
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"

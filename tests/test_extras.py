@@ -72,6 +72,23 @@ class TestKSIVI:
         method = KSIVI(Gaussian(), batch=20, **options)
         return float(method.loss(noise("ksivi"), clock(step)).detach()), method
 
+    @pytest.mark.parametrize("statistic", ["vanilla", "ustat"])
+    def test_loss_is_the_discrepancy_written_out(self, statistic):
+        N = 12
+        method = KSIVI(Gaussian(), batch=N, noise_dim=2, hidden=(5,), log_var=-1.0, statistic=statistic)
+        loss, draws = method.loss(noise("ksivi"), clock(0.0)), noise("ksivi")
+        rows = N if statistic == "ustat" else 2 * N
+        components, xi = method.conditional(draws.normal(rows, 2)), draws.normal(rows, 2)
+        x = (components.mean + components.stddev * xi).detach().requires_grad_()
+        log_ratio = method.target.log_prob(x) - components.log_prob(x)
+        (f,) = torch.autograd.grad(log_ratio.sum(), x)  # s_p - s_c
+        x, y, f, g = x[:N].detach(), x[-N:].detach(), f[:N], f[-N:]
+        squares = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+        pairs = torch.exp(-squares * math.log(N + 1) / squares.median()) * (f @ g.T)
+        if statistic == "ustat":
+            pairs = pairs.fill_diagonal_(0.0) * N / (N - 1)
+        torch.testing.assert_close(loss, pairs.mean(), rtol=1e-4, atol=1e-5)
+
     def test_regulariser_adds_the_energy_until_its_end(self):
         plain, method = self.losses(5.0)
         with torch.no_grad():

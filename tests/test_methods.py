@@ -16,7 +16,7 @@ from methods.flows import IAF
 from methods.gaussian import FullRank, MeanField
 from methods.ksivi import KSIVI
 from methods.sivi import SIVI
-from methods.sivism import SIVISM
+from methods.sivism import SIVISM, SIVISMTrick
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
 NOISE = "methods"
@@ -96,23 +96,25 @@ def test_full_covariance_draw_gives_minus_the_conditional_score():
 
 
 class TestSIVISM:
-    def game(self, shift: float) -> tuple[float, float]:
+    def game(self, cls: type[SIVISM], shift: float) -> tuple[float, float]:
         """Value of the game with the best (linear) critic plus ``shift``, and the Fisher divergence."""
-        method = SIVISM(Gaussian(), batch=200_000, noise_dim=2, hidden=(), critic=(), log_var=math.log(0.25))
+        method = cls(Gaussian(), batch=200_000, noise_dim=2, hidden=(), critic=(), log_var=math.log(0.25))
         mean, covariance = semi_implicit_gaussian(method)
         p, q = torch.linalg.inv(COVARIANCE), torch.linalg.inv(covariance)
         with torch.no_grad():
-            # s_p - s_q = (q - p) x + p m_p - q m_q
-            method.critic[0].weight.copy_(q - p)
-            method.critic[0].bias.copy_(p @ MEAN - q @ mean + shift)
+            # s_p - s_q = (q - p) x + p m_p - q m_q; with the trick s_p is added to the critic (its weight starts at 1)
+            own = p if cls is SIVISM else torch.zeros_like(p)
+            method.critic[0].weight.copy_(q - own)
+            method.critic[0].bias.copy_(own @ MEAN - q @ mean + shift)
             value = float(method.fisher(noise("game"), clock()))
         slope, constant = q - p, (q - p) @ mean + p @ MEAN - q @ mean
         return value, float(torch.trace(slope @ covariance @ slope.T) + constant @ constant)
 
-    def test_best_critic_gives_the_fisher_divergence_and_others_less(self):
-        value, divergence = self.game(0.0)
+    @pytest.mark.parametrize("cls", [SIVISM, SIVISMTrick])
+    def test_best_critic_gives_the_fisher_divergence_and_others_less(self, cls):
+        value, divergence = self.game(cls, 0.0)
         assert abs(value - divergence) < 0.05 * divergence
-        shifted, _ = self.game(0.5)
+        shifted, _ = self.game(cls, 0.5)
         # a critic off by a constant c loses exactly |c|^2 in expectation
         assert abs((value - shifted) - 2 * 0.25) < 0.05
 

@@ -312,5 +312,7 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
     assert main(["reproduce", "all", *results, "threads=1"]) == 2
     assert "`all` runs none" in capsys.readouterr().err
+    assert main(["reproduce", "one", *results, "launcher=slurm", "site=x"]) == 2
+    assert "runs on this machine" in capsys.readouterr().err
     assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2
     assert "changes what the table consists of" in capsys.readouterr().err

@@ -3,29 +3,24 @@
     z'_ji ~ alpha_j q(z') + (1 - alpha_j) N(m_j, s_j^2),   x'_ji = mu(z'_ji) + sigma xi_ji
     Delta(x_j) = (1 / l) sum_i k(x_j, x'_ji) q(z'_ji) / tau(z'_ji | x_j) (s_c - s_p)(x'_ji)
 
-Two implementations give the same numbers from the same draws, to float rounding.  ``dense`` evaluates every Gaussian
-draw that could be used and masks the others (batched torch, any device).  The fused one (CPU, float32) works seed by
-seed: in C++ (``kpg_native``) it packs the draws that are used, passes them through the network in strips and weighs
-them; the score is evaluated on blocks that stay in the cache.  It is one opaque node of a traced program, which calls
-the target when it runs.
+Two implementations give the same numbers from the same draws, to float rounding.  ``dense``, here, evaluates every
+Gaussian draw that could be used and masks the others (batched torch, any device); ``kpg_fused`` (CPU, float32) works
+seed by seed in C++.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods import kernels, kpg_native, live
+from methods import kernels, kpg_native
 from methods.families import SemiImplicit, relu_layers
 from methods.proposal import prior_over_mixture
 from targets.base import Target
-
-BLOCK = 1 << 14
-"""Gaussian draws that the fused implementation passes to the target's score at once."""
 
 
 class Draws(Protocol):
@@ -58,9 +53,6 @@ def direction_backend(method: Draws) -> Literal["fused", "torch"]:
     if type(target).score is Target.score or type(target).subsample is not Target.subsample:
         return "torch"
     return "fused" if kpg_native.LIBRARY.get() is not None else "torch"
-
-
-# ---- dense
 
 
 def dense(
@@ -149,81 +141,3 @@ def whitened(z: Tensor, m: Tensor, s: Tensor) -> Tensor:
     for i in range(1, z.shape[-1]):
         total = total + ((z[:, i] - m[:, i : i + 1]) * r[:, i : i + 1]).square()
     return total
-
-
-# ---- fused
-
-
-def fused(
-    method: Draws,
-    factor: Tensor | float,
-    x: Tensor,
-    moments: tuple[Tensor, Tensor, Tensor],
-    prior: tuple[Tensor, Tensor],
-    u: Tensor | None,
-    draws: tuple[Tensor, Tensor],
-) -> Tensor:
-    """As ``dense``; the target is the method's own.
-
-    Raises:
-        KeyError: when the traced program outlives the method.
-    """
-    linear = relu_layers(method.q.mean)
-    assert isinstance(method, nn.Module) and linear is not None
-    layers = [t for m in linear for t in (m.weight, m.bias)]
-    weight = factor if isinstance(factor, Tensor) else x.new_full((), factor)
-    no_choice = x.new_empty(0, 0) if u is None else u
-    tensors = [x, weight, *moments, *prior, no_choice, *draws, method.q.sigma, *layers]
-    return _direction([t.detach().unsqueeze(0) for t in tensors], live.number(method)).squeeze(0)
-
-
-@torch.library.custom_op("sivibench::kpg_direction", mutates_args=())
-def _direction(tensors: list[Tensor], method: int) -> Tensor:
-    """The direction [S, N, d] from tensors [S, ...] in the order of ``fused``, and the method's number."""
-    out = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
-    for seed, result in enumerate(out):
-        _one_seed(live.module(method), [t[seed].contiguous() for t in tensors], result)
-    return out
-
-
-@_direction.register_fake
-def _(tensors, method):
-    return torch.empty(tensors[0].shape, dtype=tensors[0].dtype, device=tensors[0].device)
-
-
-@_direction.register_vmap
-def _(info, in_dims, tensors, method):
-    batched = [
-        (t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
-        for t, dim in zip(tensors, in_dims[0], strict=True)
-    ]
-    return _direction(batched, method).unflatten(0, (info.batch_size, -1)), 0
-
-
-def _one_seed(method: Any, tensors: list[Tensor], out: Tensor) -> None:
-    x, factor, m, s, alpha, z, xi, choice, eps, own_xi, sigma, *layers = tensors
-    u = choice if choice.numel() else None
-    (N, d), (c, k) = x.shape, eps.shape[1:]
-    each = c if u is None else u.shape[1]  # Gaussian draws of a row at most
-    rows = min(N, max(1, BLOCK // each))
-    forward, score = kpg_native.Network(layers, sigma), method.target.score
-
-    def evaluate(z: Tensor, xi: Tensor, y: Tensor, f: Tensor) -> None:
-        """x' and s_c - s_p there, into y and f."""
-        forward(z, xi, y, f)
-        f.addcmul_(score(y), factor).neg_()
-
-    y, f = torch.empty_like(xi), torch.empty_like(xi)
-    evaluate(z, xi, y, f)
-    own_y, own_f = x.new_empty(N * each, d), x.new_empty(N * each, d)
-    odds, count = x.new_empty(N * each), torch.empty(N, dtype=torch.int64)
-    block_z, block_xi = x.new_empty(rows * each, k), x.new_empty(rows * each, d)
-    n = 0
-    for first in range(0, N, rows):
-        room = (block_z, block_xi, odds[n:], count)
-        found = kpg_native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
-        part = slice(n, n + found)
-        if found:
-            evaluate(block_z[:found], block_xi[:found], own_y[part], own_f[part])
-        n += found
-    kpg_native.weigh(x, u, (alpha, m, s), (z, y, f), (own_y[:n], own_f[:n], odds, count), c, method.bandwidth, out)

@@ -12,7 +12,8 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
-from methods.kpg_direction import dense, direction_backend, fused
+from methods.kpg_direction import dense, direction_backend
+from methods.kpg_fused import fused
 from methods.optim import Adam, staircase
 from methods.proposal import MixtureProposal, slots
 from methods.repulsion import ConstantBandwidth

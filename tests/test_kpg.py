@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
-from methods import kernels, kpg_direction, live
+from methods import kernels, kpg_fused, live
 from methods.base import Clock
 from methods.kpg import KPG
 from methods.kpg_direction import direction_backend
@@ -87,7 +87,7 @@ def test_fused_direction_equals_the_dense_one(options, monkeypatch):
     """Same draws, same numbers; alone, and under vmap beside another seed with other parameters."""
     make = lambda: shaken(KPGIS(Gaussian(), **{"batch": 40, "latents": 50, **options}))  # noqa: E731
     first, second = make(), shaken(make())
-    monkeypatch.setattr(kpg_direction, "BLOCK", 700)  # several blocks, the last one short
+    monkeypatch.setattr(kpg_fused, "BLOCK", 700)  # several blocks, the last one short
     stacked = {n: torch.stack([a, dict(second.named_parameters())[n]]) for n, a in first.named_parameters()}
 
     class Call(torch.nn.Module):

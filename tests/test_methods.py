@@ -12,9 +12,11 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
+from methods.families import anneal
 from methods.flows import IAF
 from methods.gaussian import FullRank, MeanField
 from methods.ksivi import KSIVI
+from methods.optim import exponential, staircase
 from methods.sivi import SIVI
 from methods.sivism import SIVISM, SIVISMTrick
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
@@ -165,3 +167,34 @@ def test_impossible_hyper_parameters_are_refused(arguments):
     for method in (KSIVI, SIVISM):
         with pytest.raises(UserError, match=next(iter(arguments))):
             method(Gaussian(), **arguments)
+
+
+def test_schedules_and_annealing_are_those_of_the_codes():
+    """torch's StepLR (SIVI-SM, KSIVI), SIVI's continuous decay, and min(1, .1 + t / W) with t = 1 at the first step."""
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    step_lr = torch.optim.lr_scheduler.StepLR(optimiser, step_size=3, gamma=0.9)
+    for step in range(10):
+        now = Clock(torch.tensor(float(step)), 10)
+        assert float(staircase(0.9, 3)(now)) == pytest.approx(step_lr.get_last_lr()[0])
+        assert float(exponential(0.75, 100)(now)) == pytest.approx(0.75 ** (step / 100))
+        assert float(anneal(now, 0.5)) == pytest.approx(min(1.0, 0.1 + (step + 1) / 5))
+        assert anneal(now, 0.0) == 1.0
+        optimiser.step()
+        step_lr.step()
+
+
+@pytest.mark.parametrize("cls", [KSIVI, SIVISM])
+def test_annealing_weakens_the_score_and_nothing_else(cls):
+    """At the first step of a long annealing the loss is that of a target whose score is a tenth."""
+
+    class Tenth(Gaussian):
+        def score(self, x):
+            return 0.1 * super().score(x)
+
+    losses = []
+    for target, fraction in ((Gaussian(), 1.0), (Tenth(), 0.0)):
+        torch.manual_seed(0)
+        method = cls(target, batch=20, anneal=fraction)
+        loss = getattr(method, "loss", None) or method.fisher
+        losses.append(loss(DirectNoise(generator("anneal")), Clock(torch.zeros(()), 10**9)))
+    torch.testing.assert_close(*losses)

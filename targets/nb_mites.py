@@ -34,7 +34,7 @@ CONSTANT = (
 )
 
 
-@register("target", "nb_mites", source="Yin & Zhou 2018 (SIVI), arXiv:1805.11183, section 4.2; Bliss & Fisher 1953")
+@register("target", "nb_mites", source="Yin & Zhou 2018 (SIVI), arXiv:1805.11183, section 5.2; Bliss & Fisher 1953")
 class NBMites(Target):
     """Posterior of (log r, logit p) for 150 counts y ~ NB(r, p), pmf Gamma(y + r) / (y! Gamma(r)) p^y (1 - p)^r.
 

@@ -18,6 +18,7 @@ from published_networks import (
     scrambled,
     write_edm_pickle,
 )
+from targets.diffusion.conversion import ddpm_torch, improved_diffusion
 from targets.diffusion.conversion.convert import convert
 from targets.diffusion.files import open_teacher
 from targets.diffusion.networks.image_unet import ImageUNet
@@ -115,7 +116,7 @@ def test_a_pickle_with_code_is_not_executed(tmp_path, format, capsys):
     file = tmp_path / "evil.pt"
     file.write_bytes(pickle.dumps({"ema": Malicious()}))
     with pytest.raises(UserError, match="not read|never run"):
-        convert(file, format, size=8)
+        convert(file, format, size=0 if format == "edm" else 8)
     assert "executed" not in capsys.readouterr().out
 
 
@@ -141,6 +142,44 @@ def test_states_that_do_not_fit(tmp_path, change, message):
     torch.save(state, tmp_path / "odd.pt")
     with pytest.raises(UserError, match=message):
         convert(tmp_path / "odd.pt", "ddpm-torch", out=tmp_path, size=8)
+
+
+@pytest.mark.parametrize(
+    ("family", "state_of", "read"),
+    [
+        ("ddpm", ddpm_torch_state, ddpm_torch.convert),
+        ("improved", lambda state: improved_diffusion_state(state, 4), improved_diffusion.convert),
+    ],
+)
+def test_whichever_tensor_is_missing_the_error_says_so(family, state_of, read):
+    complete = state_of(ImageUNet(SHAPE, family=family, **SMALL).state_dict())
+    read(complete, 8)
+    for name in complete:
+        with pytest.raises(UserError):
+            read({key: value for key, value in complete.items() if key != name}, 8)
+    with pytest.raises(UserError):
+        read({next(iter(complete)): torch.zeros(32, 3, 3, 3), "in_conv.weight": torch.zeros(32, 3, 3, 3)}, 8)
+
+
+@pytest.mark.parametrize("format", ["edm", "ddpm-torch", "improved-diffusion"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02", bytes(range(256))])
+def test_a_file_that_is_something_else(tmp_path, format, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be (read|loaded)"):
+        convert(tmp_path / "a.pt", format, size=0 if format == "edm" else 8)
+
+
+@pytest.mark.parametrize("setting", ["heads", "heads=four", "=", "eps=1e"])
+def test_settings_that_are_no_numbers(tmp_path, setting, capsys):
+    given = ["teacher", "convert", str(tmp_path), "--format", "ddpm-torch", "--size", "8", "--set", setting]
+    assert main(given) == 2 and f"--set {setting}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [{"size": 32}, {"heads": 4}])
+def test_settings_that_would_be_ignored_are_refused(tmp_path, more):
+    (tmp_path / "n.pkl").write_bytes(b"not reached")
+    with pytest.raises(UserError, match="files tell everything"):
+        convert(tmp_path / "n.pkl", "edm", **more)
 
 
 def test_what_the_file_does_not_tell_and_what_it_is_not(tmp_path):

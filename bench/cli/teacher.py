@@ -34,8 +34,6 @@ def convert(args: argparse.Namespace) -> int:
 
     if len(args.overrides) != 1 or args.format is None:
         raise UserError("which file?", "sivibench teacher convert FILE --format NAME, see `sivibench teacher --help`")
-    pairs = [text.partition("=") for text in args.set]
-    settings = {key: float(value) if "." in value or "e" in value else int(value) for key, _, value in pairs}
     path, card = conversion.convert(
         Path(args.overrides[0]).expanduser(),
         args.format,
@@ -44,7 +42,7 @@ def convert(args: argparse.Namespace) -> int:
         name=args.id,
         size=args.size,
         sha256=args.sha256,
-        **settings,
+        **dict(map(_setting, args.set)),
     )
     if args.json:
         print_json({"teacher": card.run, "path": str(path)})
@@ -52,3 +50,12 @@ def convert(args: argparse.Namespace) -> int:
         print(f"{card.run}  {path}")
         print(f"use it with target.teacher={card.run if args.out is None else path}")
     return 0
+
+
+def _setting(text: str) -> tuple[str, float]:
+    """``eps=1e-5`` or ``heads=4``."""
+    key, _, value = text.partition("=")
+    try:
+        return key, int(value) if value.isdecimal() else float(value)
+    except ValueError as error:
+        raise UserError(f"--set {text}", "give a number, for example --set heads=4") from error

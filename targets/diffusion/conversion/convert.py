@@ -43,7 +43,7 @@ def convert(
         name: id of the teacher.
         size: height and width of its images, where the file does not tell (``ddpm-torch``, ``improved-diffusion``).
         sha256: that ``source`` must have, unless empty.
-        more: settings that the file does not tell, see the formats' ``convert``.
+        more: settings that a file of these two formats does not tell, see their ``convert``.
 
     Raises:
         UserError: no such file, another checksum, another format, or a network that cannot be a teacher.
@@ -88,6 +88,9 @@ _EXPECTED = {
 
 
 def _read(source: Path, format: Format, size: int, more: Mapping[str, Any]) -> tuple[Converted, Mapping[str, Any]]:
+    if format in ("diffusers", "edm") and (size or more):
+        given = ", ".join([*(["size"] if size else []), *more])
+        raise UserError(f"{given} with the format {format}", "its files tell everything: leave out --size and --set")
     if format == "diffusers":
         return diffusers_folder.convert(source), diffusers_folder.schedule(source)
     if format == "edm":

@@ -33,15 +33,17 @@ def convert(state: Mapping[str, Tensor], size: int, **settings: Any) -> Converte
     Raises:
         UserError: it is no such state.
     """
-    first = needed(state, "in_conv.weight", "ddpm-torch's UNet")
+    what = "ddpm-torch's UNet"
+    first = needed(state, "in_conv.weight", what)
     width, channels = first.shape[:2]
     levels = 1 + max(
-        int(name.split(".")[1].removeprefix("level_")) for name in state if name.startswith("downsamples.")
+        (int(name.split(".")[1].removeprefix("level_")) for name in state if name.startswith("downsamples.")), default=0
     )
-    blocks = 1 + max(int(n.split(".")[2]) for n in state if n.startswith(f"downsamples.level_{levels - 1}."))
+    last = f"downsamples.level_{levels - 1}."
+    blocks = 1 + max((int(name.split(".")[2]) for name in state if name.startswith(last)), default=0)
     attention = [i for i in range(levels) if f"downsamples.level_{i}.0.1.project_in.weight" in state]
     inner = ["0." if i in attention else "" for i in range(levels)]
-    outputs = [state[f"downsamples.level_{i}.0.{inner[i]}conv1.weight"].shape[0] for i in range(levels)]
+    outputs = [needed(state, f"downsamples.level_{i}.0.{inner[i]}conv1.weight", what).shape[0] for i in range(levels)]
     arguments = {
         "family": "ddpm",
         "width": width,

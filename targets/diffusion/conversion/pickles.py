@@ -59,6 +59,9 @@ def _attributes() -> type[dict]:
     return type("Attributes", (dict,), {})
 
 
+_DAMAGED = (pickle.UnpicklingError, EOFError, AttributeError, KeyError, IndexError, TypeError, ValueError)
+"""What readers of pickles raise on bytes that are none."""
+
 _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): lambda: _module,
     ("dnnlib.util", "EasyDict"): _attributes,
@@ -101,7 +104,7 @@ def read_modules(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _Reader(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} cannot be read as a pickle: {type(error).__name__}: {error}", "replace it") from error
 
 
@@ -121,10 +124,10 @@ def read_state(path: Path) -> Mapping[str, Any]:
             raise UserError(f"{path} is damaged: {error}", "replace it") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:200]
+    except (*_DAMAGED, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(
-            f"{path} cannot be loaded as plain tensors: {first}",
+            f"{path} cannot be loaded as plain tensors: {type(error).__name__}: {first}",
             "a pickle that needs code is never run: save its state_dict as safetensors with code you trust",
         ) from error
     if not isinstance(content, Mapping):

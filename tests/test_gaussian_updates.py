@@ -130,6 +130,16 @@ def test_one_full_step_of_a_single_component_follows_the_natural_gradient():
     torch.testing.assert_close(torch.linalg.inv(new["trils"][0] @ new["trils"][0].T), expected, atol=0.02, rtol=0)
 
 
+def test_the_precision_stays_positive_definite_however_large_the_step():
+    """I - b H + b^2 H^2 / 2 has eigenvalues (1 + (1 - b h)^2) / 2, whatever the sign of the curvature h."""
+    curvatures = torch.tensor([-50.0, 0.3, 1.0, 40.0])
+    axes = torch.linalg.qr(noise("axes").normal(4, 4)).Q
+    moved = GMMVI._retract((axes * curvatures @ axes.T).unsqueeze(0), torch.tensor([2.0]))[0]
+    expected = (1 + (1 - 2 * curvatures).square()) / 2
+    torch.testing.assert_close(torch.linalg.eigvalsh(moved), expected.sort().values, rtol=1e-4, atol=0.05)
+    assert torch.linalg.eigvalsh(moved).min() > 0.4
+
+
 @torch.no_grad()
 def test_the_trust_region_bounds_the_step_of_a_component_far_away():
     """KL(before || after) per component; the quadratic bound is exact to higher order in the step."""

@@ -12,7 +12,8 @@ from bench.errors import UserError
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
-from methods import kernels, kpg_fused, live
+from largest import Largest
+from methods import kernels, kpg_fused, kpg_is, live
 from methods.base import Clock
 from methods.kpg import KPG
 from methods.kpg_direction import direction_backend
@@ -128,6 +129,15 @@ def test_fused_direction_shows_divergence_and_passes_by_what_it_cannot_call():
         score = Target.score
 
     assert direction_backend(KPGIS(ByAutograd())) == "torch" == direction_backend(method.double())
+
+
+def test_the_direction_in_torch_holds_no_layer_for_all_draws(monkeypatch):
+    """At the paper's sizes a layer of 50 for all 500 x 500 latents would have 12.5 million numbers."""
+    monkeypatch.setenv("SIVIBENCH_FUSED", "0")
+    method = KPGIS(Gaussian())
+    with torch.no_grad(), Largest() as largest:
+        method.delta(noise("x").normal(500, 2), noise("delta"), clock())
+    assert largest.numel <= kpg_is.CHUNK
 
 
 def test_numbers_of_live_objects_are_reused_only_after_their_end():

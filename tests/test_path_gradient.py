@@ -16,6 +16,7 @@ from bench.fit.members import initialise
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
+from largest import Largest
 from methods.aisivi import AISIVI
 from methods.base import Clock
 from methods.bsivi import BSIVI
@@ -186,6 +187,26 @@ def test_pieces_of_any_size_give_the_same_score(cls, module, limit, monkeypatch)
             found.append(method.mixture_score(x, z, Replay(flat["normal"], flat["uniform"])))
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_more_inner_draws_need_no_larger_tensors():
+    """Of AISIVI: a layer of 128.  A chunk of it has 2^19 numbers; for 128 x 2048 draws it would have 2^25."""
+    method = AISIVI(Gaussian())
+    x, eps = noise("x").normal(128, 2), noise("eps").normal(2048, 128, 2)
+    with Largest() as largest:
+        method.estimate(x, eps)
+    assert largest.numel <= methods.aisivi.ROWS * 128
+
+
+@torch.no_grad()
+def test_more_components_need_no_larger_tensors():
+    """Of BSIVI: a matrix of pairs."""
+    method = BSIVI(Gaussian(), inner=20_000)
+    x, z = draws(method, 128)
+    with Largest() as largest:
+        method.mixture_score(x, z, noise("inner"))
+    assert largest.numel <= methods.bsivi.PAIRS
 
 
 @pytest.mark.parametrize("make", [lambda: AISIVI(Gaussian(), **AISIVI.cheap), lambda: box(BSIVI, batch=8, inner=40)])

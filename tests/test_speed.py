@@ -106,3 +106,11 @@ def test_draws_are_timed_and_their_evaluations_counted(tmp_path):
     rows = json.loads(output.read_text())["rows"]
     assert [row["method"] for row in rows] == ["solver_ddim", "hsivi_diffusion"]
     assert all(row["nfe"] == 3 and 0 < row["range"][0] <= row["seconds"] <= row["range"][1] for row in rows)
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--seconds", "--threads", "--draws"])
+def test_what_must_be_positive_is(option, capsys):
+    from bench.cli import main
+
+    assert main(["speed", "--method", "sivi", "--target", "banana", option, "0"]) == 2
+    assert "is not positive" in capsys.readouterr().err

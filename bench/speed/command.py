@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print, one block per method and target; write the files asked for."""
+    for name in ("rounds", "seconds", "threads", "draws"):
+        if (value := getattr(args, name)) is not None and not value > 0:
+            raise UserError(f"--{name} {value} is not positive", "give more than 0")
     if args.draws is not None:
         return draws.main(args)
     torch.set_num_threads(args.threads)

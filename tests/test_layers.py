@@ -167,6 +167,19 @@ class TestHSIVI:
             value = float(method.objective(1, noise("bound"), clock()))
         assert value == pytest.approx(exact, abs=0.15)  # 2000 energies with a standard deviation of about 2
 
+    @torch.no_grad()
+    def test_surrogate_bound_written_with_conditional_densities(self):
+        """log 1/(K+1) sum_k q(x_j | z_k) over the z behind x_j and the K auxiliary ones, by torch's distributions."""
+        J, K = 5, 3
+        method = HSIVILB(Gaussian(), layers=1, batch=J, auxiliary=K, hidden=(4,), base_sd=1.3)
+        draws = noise("written")
+        components = method.conditional(1.3 * draws.normal(J + K, 2))
+        x = (components.mean + components.stddev * draws.normal(J + K, 2))[:J]
+        log_pairs = components.log_prob(x.unsqueeze(1))  # [J, J + K]: of the first J only the own one counts
+        log_pairs[:, :J][~torch.eye(J, dtype=torch.bool)] = -math.inf
+        expected = (log_pairs.logsumexp(1) - math.log(K + 1) - method.target.log_prob(x)).mean()
+        torch.testing.assert_close(method.objective(None, noise("written"), clock()), expected, rtol=1e-4, atol=1e-4)
+
     def test_games_recover_a_gaussian(self):
         torch.manual_seed(0)
         # critics that answer fast and little momentum: the game then turns little around its solution

@@ -18,7 +18,8 @@ from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from bench.store import Store
 from methods.base import Method
-from methods.solvers import DDIM, DDPM, DEIS, PNDM, DPMSolverPP, Heun, Solver, UniPC
+from methods.diffusion.solver import Solver
+from methods.solvers import DDIM, DDPM, DEIS, PNDM, DPMSolverPP, Heun, UniPC
 from targets.diffusion.schedule import linear_schedule
 from toy_gaussian import COVARIANCE, MEAN, Drawless, Gaussian
 

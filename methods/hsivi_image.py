@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
@@ -14,9 +13,11 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_fraction, require_not_negative, require_positive
 from methods.diffusion.games import game
+from methods.diffusion.layers import LogGamma
 from methods.diffusion.recompute import Precision, evaluated
 from methods.diffusion.steps import Steps
-from methods.optim import AMSGrad, Schedule
+from methods.diffusion.training import Decay, released_rates
+from methods.optim import AMSGrad
 from targets.base import Target
 from targets.diffusion.eps import FrozenTeacher, teacher_of
 from targets.diffusion.files import TeacherCard, open_teacher
@@ -25,10 +26,6 @@ from targets.diffusion.schedule import TeacherSchedule
 
 if TYPE_CHECKING:
     from targets.images.base import ImageTarget
-
-Decay = Literal["staircase", "cosine"]
-LAST, EVERY = 0.9, 3000
-"""The rates fall by this factor per so many of the code's iterations."""
 
 
 @register(
@@ -122,7 +119,7 @@ class HSIVIImage(Method):
         self.student = nn.ModuleDict({"net": first.trainable_copy()})
         self.critic = self.teacher.trainable_copy()
         if gamma != "fixed":
-            self.student["scale"] = _Scale(target.dim if gamma == "pixel" else 1)
+            self.student["scale"] = LogGamma(1, target.dim if gamma == "pixel" else 1)
         self.nfe, self.alpha, self.batch, self.critic_steps = nfe, alpha, batch, critic_steps
         self.rates, self.clip, self.ema = (lr, lr_critic), clip, ema
         self.warm_up, self.decay, self.precision, self.recompute = warm_up, decay, precision, recompute
@@ -132,7 +129,7 @@ class HSIVIImage(Method):
         self.register_buffer("lands", torch.tensor(values[-2::-1]))
 
     def players(self) -> Sequence[Player]:
-        schedule, clip = self._schedule(), self.clip
+        schedule, clip = released_rates(self.warm_up, self.decay, self.critic_steps), self.clip
         return [
             Player(
                 "critic",
@@ -155,18 +152,6 @@ class HSIVIImage(Method):
             ),
         ]
 
-    def _schedule(self) -> Schedule:
-        def factor(clock: Clock) -> Tensor:
-            step, total = (clock.step + 1) * self.critic_steps, clock.total * self.critic_steps
-            if self.decay == "staircase":
-                later = LAST ** torch.floor(step / EVERY)
-            else:
-                end = LAST ** (total // EVERY)
-                later = end + (1 - end) * 0.5 * (1 + torch.cos(math.pi * step / total))
-            return torch.where(step <= self.warm_up, step / max(self.warm_up, 1), later)
-
-        return factor
-
     def operations(self) -> dict[str, str]:
         return {"training_data": "none", "teacher": self.teacher.label}
 
@@ -181,8 +166,8 @@ class HSIVIImage(Method):
         return net.net, replace(card, objective=f"student of {self.nfe} layers of HSIVI-SM, distilled from {card.run}")
 
     def scale(self) -> Tensor | float:
-        """gamma, [d] or [1], or 1."""
-        return self.student["scale"]() if "scale" in self.student else 1.0
+        """gamma, [1, 1 or d], or 1."""
+        return self.student["scale"](0) if "scale" in self.student else 1.0
 
     def _evaluated(self, net: nn.Module, x: Tensor, t: Tensor, kept: bool = False) -> Tensor:
         return evaluated(net, x, t, precision=self.precision, recompute=self.recompute and kept)
@@ -240,14 +225,3 @@ class HSIVIImage(Method):
             if k > 1:
                 x = x + self.scale() * self.steps.sd[k] * noise.normal(n, self.target.dim)
         return x
-
-
-class _Scale(nn.Module):
-    """gamma = exp(log gamma), 1 at the start."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.log_gamma = nn.Parameter(torch.zeros(dim))
-
-    def forward(self) -> Tensor:
-        return self.log_gamma.exp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -24,6 +25,29 @@ def warm_cosine(warm_up: int, until_end: int, floor: float = 0.0) -> Schedule:
         step, total = clock.step, max(clock.total - until_end, 1)
         up = torch.clamp((step + 1) / max(warm_up, 1), max=1.0)
         return up * (floor + (1 - floor) * 0.5 * (1 + torch.cos(math.pi * torch.clamp(step / total, max=1.0))))
+
+    return factor
+
+
+Decay = Literal["staircase", "cosine"]
+LAST, EVERY = 0.9, 3000
+
+
+def released_rates(warm_up: int, decay: Decay, per_iteration: int) -> Schedule:
+    """The schedules of HSIVI's released scripts, counted in the code's iterations (``per_iteration`` to one of ours).
+
+    Linear growth over ``warm_up`` iterations; then a factor 0.9 every 3000 of them (``staircase``), or a half cosine to
+    what that staircase ends at.
+    """
+
+    def factor(clock: Clock) -> torch.Tensor:
+        step, total = (clock.step + 1) * per_iteration, clock.total * per_iteration
+        if decay == "staircase":
+            later = LAST ** torch.floor(step / EVERY)
+        else:
+            end = LAST ** (total // EVERY)
+            later = end + (1 - end) * 0.5 * (1 + torch.cos(math.pi * step / total))
+        return torch.where(step <= warm_up, step / max(warm_up, 1), later)
 
     return factor
 

@@ -25,7 +25,7 @@ TIMES = (0, 50, 800)
 def components(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trained samplers and a solver, for these tests only."""
     for name, trained in (("student", True), ("pupil", True), ("ode", False)):
-        cls = type(name, (), {"trained": trained, "paper_name": name.upper()})
+        cls = type(name, (), {"trained": trained, "paper_name": name.upper(), "needs": frozenset({"teacher"})})
         monkeypatch.setitem(bench.registry._ENTRIES["method"], name, Entry("method", name, cls, "", ""))
 
 
@@ -95,8 +95,32 @@ def test_long_settings_become_notes():
     first, second = {"eta": [0.1] * 9, "lr": 1e-3}, {"eta": [1.0] * 9, "lr": 1e-4}
     comparison = compare(runs("student", GOOD, **first) + runs("student", POOR, **second), ("js_made_up",))
     labels = {s.line.label for _, samplers in comparison.sheets[0].blocks for s in samplers}
-    assert labels == {"STUDENT (A)", "STUDENT (B)"} and set(comparison.notes) == {"A", "B"}
+    assert labels == {"STUDENT (lr=0.001; A)", "STUDENT (lr=0.0001; B)"} and set(comparison.notes) == {"A", "B"}
     assert any("0.1, 0.1" in note for note in comparison.notes.values())
+
+
+def test_a_long_label_keeps_its_words_and_numbers_and_is_named_by_its_letter():
+    grid = {"grid": "explicit", "times": list(TIMES)}
+    records = runs("student", GOOD, eta=[0.1] * 9, layer="first", alpha=0.5, **grid)
+    records += runs("student", POOR, eta=[1.0] * 9, layer="second", alpha=1.0, **grid) + runs("ode", FAIR, **grid)
+    labels = {(label, kind) for _, label, kind in lines(records)}
+    assert ("STUDENT (layer=first, alpha=0.5; A)", "distilled, data-free") in labels
+    assert ("ODE", "on the grid of STUDENT (A) and STUDENT (B)") in labels
+
+
+def test_one_seed_is_not_ranked_but_sorted_by_its_value():
+    records = runs("ode", GOOD[:1], grid="quad") + runs("student", FAIR) + runs("pupil", POOR[:1])
+    assert [(label, rank) for (_, label, _), (_, rank, _) in lines(records).items()] == [
+        ("ODE", None),
+        ("STUDENT", 1),
+        ("PUPIL", None),
+    ]
+    assert "0.1000 (1 seed)" in render_terminal(records, ("js_made_up",))
+
+
+def test_a_teacher_is_trained_on_data(monkeypatch):
+    monkeypatch.setattr(bench.registry._ENTRIES["method"]["pupil"].obj, "needs", frozenset({"truth"}))
+    assert {kind for _, _, kind in lines(runs("pupil", GOOD))} == {"trained on data"}
 
 
 def test_one_iteration_is_called_untrained():

@@ -75,6 +75,12 @@ def is_trained(method: str) -> bool:
     return bool(getattr(entry.obj, "trained", True)) if entry else True
 
 
+def needs_teacher(method: str) -> bool:
+    """Whether a method learns from a diffusion teacher; one that is no longer registered is taken to."""
+    entry = _entry("method", method)
+    return entry is None or "teacher" in getattr(entry.obj, "needs", ())
+
+
 def default_teacher(target: str) -> str:
     """The teacher a target takes where none is named; empty where it has no such thing."""
     entry = _entry("target", target)

@@ -14,7 +14,7 @@ from bench.report.diffusion.settings import grid_of, is_untrained
 from bench.report.groups import Group, differing, flatten, setting
 
 LONG = 40
-"""Settings longer than this are named by a letter, with a note."""
+"""Settings longer than this are cut, with a letter and a note."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Line:
     """What was done for it: ``distilled, data-free``, ``untrained``, ``best of 12``, ``on the grid of ...``."""
     method: str
     members: tuple[tuple[Group, str], ...] = field(compare=False)
+    brief: str = ""
+    """A shorter label, for other lines to name it."""
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
         for member, _ in line.members:
             grid = grid_of(member.records[0])
             if grid is not None:
-                grids[grid][line.label] = None
+                grids[grid][line.brief or line.label] = None
     for method, members in by_method.items():
         if method not in trained:
             found += _solver(method, members, {grid: " and ".join(names) for grid, names in grids.items()})
@@ -62,19 +64,23 @@ def _trained(method: str, groups: Sequence[Group], notes: dict[str, str]) -> lis
     keys = _telling(groups, ("train.iterations",)) | _telling(fits)
     lines: dict[tuple[str, bool], list[tuple[Group, str]]] = defaultdict(list)
     for member in groups:
-        text = _shown(member, keys)
+        text = setting(_shown(member, keys))
         lines[text, is_untrained(member.records[0])].append((member, ""))
-    found = []
+    found, name = [], catalog.paper_name(method)
     for (text, untrained), members in sorted(lines.items()):
-        label = catalog.paper_name(method) + (f" ({_short(text, notes)})" if text else "")
+        letter = _letter(text, notes) if len(text) > LONG else ""
+        telling = f"{_head(_shown(members[0][0], keys))}; {letter}" if letter else text
         kind = "untrained" if untrained else _training_data(members[0][0])
-        found.append(Line(label, kind, method, tuple(members)))
+        label, brief = (f"{name} ({inside})" if inside else name for inside in (telling, letter or text))
+        found.append(Line(label, kind, method, tuple(members), brief))
     return found
 
 
 def _training_data(member: Group) -> str:
     operations = (member.records[0].get("env") or {}).get("operations") or {}
     used = operations.get("training_data")
+    if not catalog.needs_teacher(member.method):
+        return "trained on data"
     return "distilled" if used is None else "distilled, data-free" if used == "none" else f"distilled from {used}"
 
 
@@ -82,7 +88,7 @@ def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], s
     """The best of all settings; and the settings on every grid of a trained sampler."""
     keys = _telling(groups)
     name = catalog.paper_name(method)
-    members = [(member, _shown(member, keys, grids)) for member in groups]
+    members = [(member, setting(_shown(member, keys, grids))) for member in groups]
     most = max(sum(other.problem == member.problem for other in groups) for member in groups)
     found = [Line(name, f"best of {most}", method, tuple(members))]
     for grid, owners in grids.items():
@@ -110,7 +116,9 @@ def _own(member: Group) -> dict[str, Any]:
     return own
 
 
-def _shown(member: Group, keys: set[str], grids: Mapping[tuple[Any, ...], str] = MappingProxyType({})) -> str:
+def _shown(
+    member: Group, keys: set[str], grids: Mapping[tuple[Any, ...], str] = MappingProxyType({})
+) -> dict[str, Any]:
     """The telling settings of a configuration; a time grid that has an owner goes by its name."""
     values = {key: value for key, value in sorted(_own(member).items()) if key in keys}
     if values.get("method.grid") not in (None, "explicit"):
@@ -118,22 +126,29 @@ def _shown(member: Group, keys: set[str], grids: Mapping[tuple[Any, ...], str] =
     if values.get("method.grid") not in (None, "power"):
         values.pop("method.power", None)
     grid = grid_of(member.records[0])
-    if values.get("method.grid") == "explicit" and grid in grids:
+    if "method.grid" in values and grid is not None and grid in grids:
         values.pop("method.times", None)
         values["method.grid"] = f"that of {grids[grid]}"
-    return setting(values)
+    return values
 
 
-def _short(text: str, notes: dict[str, str]) -> str:
-    """The text itself or, where it is long, the letter of the note that holds it."""
-    if len(text) <= LONG:
-        return text
+def _head(values: Mapping[str, Any]) -> str:
+    """As many of the settings as are short enough together: words first, then numbers, no lists."""
+    words = [key for key, value in values.items() if isinstance(value, str)]
+    numbers = [key for key, value in values.items() if isinstance(value, bool | int | float)]
+    head: dict[str, Any] = {}
+    for key in (*words, *numbers):
+        if len(setting(head | {key: values[key]})) > LONG:
+            break
+        head[key] = values[key]
+    return setting(head) or "..."
+
+
+def _letter(text: str, notes: dict[str, str]) -> str:
+    """The letter of the note that holds this text."""
     for letter, note in notes.items():
         if note == text:
             return letter
-    notes[letter := _letter(len(notes))] = text
+    i = len(notes)
+    notes[letter := chr(ord("A") + i) if i < 26 else f"A{i}"] = text
     return letter
-
-
-def _letter(i: int) -> str:
-    return chr(ord("A") + i) if i < 26 else f"A{i}"

@@ -15,9 +15,10 @@ from bench.report.terminal import Grid, align
 from bench.stats import RANK_RULE
 
 READING = (
-    "Mean over seeds ± half of the 95 % bootstrap interval; in parentheses the rank within column and NFE. A trained "
-    "sampler has one row per setting. Of a solver, `best of n` shows the best of all n settings on record, chosen per "
-    "column by the very values shown, which favours it."
+    "Mean over seeds ± half of the 95 % bootstrap interval; in parentheses the rank within column and NFE, or that "
+    "there is one seed only, which is not ranked. A trained sampler has one row per setting; a letter stands for a "
+    "setting written out below. Of a solver, `best of n` shows the best of all n settings on record, chosen per column "
+    "by the very values shown, which favours it."
 )
 APART = (
     "Other teachers, references, sample counts and often feature networks than ours, and than each other's: never "
@@ -50,7 +51,7 @@ def text(cell: Cell | None) -> str:
     row = cell.row
     if row.summary is None:
         return f"- {cells.failed(row) or row.reason}"
-    mark = f"{cell.rank}†" if row.failures else f"{cell.rank}"
+    mark = ("1 seed" if cell.rank is None else f"{cell.rank}") + ("†" if row.failures else "")
     return " ".join(filter(None, (f"{cells.value(row)} ({mark})", cells.failed(row), cell.setting)))
 
 

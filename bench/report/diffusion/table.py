@@ -134,24 +134,23 @@ def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Col
 
 
 def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Sampler, ...]:
-    """The samplers of one NFE, best mean rank first."""
+    """The samplers of one NFE, best mean position first; one seed has no rank, as nothing is known of its noise."""
     chosen = [[_best(metric, direction, column, line) for column in columns] for line in lines]
-    ranks = [
-        stats.ranks({str(i): cell.row.values for i, cell in enumerate(found) if cell is not None}, direction)
-        for found in zip(*chosen, strict=True)
-    ]
+    ranks, places = [], []
+    for found in zip(*chosen, strict=True):
+        values = {i: cell.row.values for i, cell in enumerate(found) if cell is not None and cell.row.values}
+        ranks.append(stats.ranks({str(i): seeds for i, seeds in values.items() if len(seeds) > 1}, direction))
+        sign = -1.0 if direction == "higher" else 1.0
+        order = sorted(values, key=lambda i: (sign * math.fsum(values[i].values()) / len(values[i]), lines[i].label))
+        places.append({i: place for place, i in enumerate(order, 1)})
     samplers = []
     for i, (line, cells) in enumerate(zip(lines, chosen, strict=True)):
         if any(cells):
             pairs = zip(cells, ranks, strict=True)
             ranked = [None if cell is None else replace(cell, rank=rank.get(str(i))) for cell, rank in pairs]
-            samplers.append(Sampler(line, tuple(ranked)))
-    return tuple(sorted(samplers, key=lambda s: (_mean_rank(s), s.line.label)))
-
-
-def _mean_rank(sampler: Sampler) -> float:
-    found = [cell.rank for cell in sampler.cells if cell is not None and cell.rank is not None]
-    return sum(found) / len(found) if found else math.inf
+            mean = _mean([place[i] for place in places if i in place])
+            samplers.append((math.inf if mean is None else mean, Sampler(line, tuple(ranked))))
+    return tuple(sampler for _, sampler in sorted(samplers, key=lambda pair: (pair[0], pair[1].line.label)))
 
 
 def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | None:

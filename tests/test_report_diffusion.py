@@ -103,6 +103,7 @@ def test_a_long_label_keeps_its_words_and_numbers_and_is_named_by_its_letter():
     grid = {"grid": "explicit", "times": list(TIMES)}
     records = runs("student", GOOD, eta=[0.1] * 9, layer="first", alpha=0.5, **grid)
     records += runs("student", POOR, eta=[1.0] * 9, layer="second", alpha=1.0, **grid) + runs("ode", FAIR, **grid)
+    records += runs("student", POOR, iterations=1, eta=[1.0] * 9, layer="third", **grid)  # untrained: owns no grid
     labels = {(label, kind) for _, label, kind in lines(records)}
     assert ("STUDENT (layer=first, alpha=0.5; A)", "distilled, data-free") in labels
     assert ("ODE", "on the grid of STUDENT (A) and STUDENT (B)") in labels
@@ -192,6 +193,16 @@ def test_pages_are_self_contained_and_repeat(tmp_path):
     for table in re.findall(r"(?:^\|.*\n)+", first["md"].read_text(), flags=re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert r"\toprule" in first["tex"].read_text() and r"\textbf" in first["tex"].read_text()
+
+
+def test_the_legend_has_the_methods_of_all_panels_each_with_one_look(tmp_path):
+    records = runs("student", GOOD, target="ring") + runs("ode", POOR, target="ring", grid="quad")
+    records += runs("student", FAIR, target="cross") + runs("pupil", POOR, target="cross")
+    records += runs("student", FAIR, target="disc")
+    page = write_report(records, tmp_path, "t", ("js_made_up",))["html"].read_text()
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
+        # no panel has all three: the legend is beside the second one of the row
+        assert {name: svg.count(f">{name}<") for name in ("STUDENT", "PUPIL", "ODE")} == dict(STUDENT=1, PUPIL=1, ODE=1)
 
 
 def test_the_command_line_knows_its_metrics(tmp_path, capsys):

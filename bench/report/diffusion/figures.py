@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
+from bench.report.diffusion.lines import Line
 from bench.report.diffusion.table import Cell, Sheet
 from bench.report.figures import INK, STYLE, panels, to_svg
 
-MARKERS = "osD^vP*X<>hp"
+MARKERS = "osD^vPX*<>hp"
+Looks = Mapping[str, Mapping[str, Any]]
+"""Colour and marker of every method, the same in all panels and figures of a page."""
+
+
+def looks(samplers: Iterable[Line]) -> Looks:
+    """By name, trained samplers first; the two kinds from palettes of their own, as there are many of both."""
+    solver = {line.name: line.is_solver for line in samplers}
+    found: dict[str, dict[str, str]] = {}
+    for kind, colours in ((False, "tab10"), (True, "Dark2")):
+        names = sorted(name for name in solver if solver[name] == kind)
+        for name, colour in zip(names, seaborn.color_palette(colours, len(names)), strict=True):
+            found[name] = {"color": matplotlib.colors.to_hex(colour), "marker": MARKERS[len(found) % len(MARKERS)]}
+    return found
 
 
 @dataclass(frozen=True)
@@ -27,13 +43,13 @@ class Point:
     untrained: bool
 
 
-def against_nfe(sheet: Sheet, colours: dict[str, str], prefix: str) -> str:
+def against_nfe(sheet: Sheet, looks: Looks, prefix: str) -> str:
     """SVG, a panel per problem: a line per method through its best setting at each NFE, all its settings as points."""
     with matplotlib.rc_context(STYLE):
         figure, axes = panels(len(sheet.columns), 2, 6.0, 4.0)
         for index, axis in enumerate(axes):
             for method, points in _series(sheet, index).items():
-                _line(axis, points, colours[method], method, sheet.direction)
+                _line(axis, points, looks[method], method, sheet.direction)
             _finish(axis, sheet, index)
             nfes = sorted({nfe for nfe, _ in sheet.blocks})
             axis.set_xscale("log")
@@ -41,32 +57,26 @@ def against_nfe(sheet: Sheet, colours: dict[str, str], prefix: str) -> str:
             axis.xaxis.set_major_formatter(ScalarFormatter())
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel("network evaluations per draw")
-        _legend(axes)
+        _legend(axes, looks)
         return to_svg(figure, prefix, f"{sheet.metric} against network evaluations")
 
 
-def against_seconds(sheet: Sheet, colours: dict[str, str], prefix: str) -> str | None:
+def against_seconds(sheet: Sheet, looks: Looks, prefix: str) -> str | None:
     """SVG, a panel per problem: the same values over the time of 1,000 draws; None where no run has a time."""
     if not any(p.cell.seconds for i in range(len(sheet.columns)) for s in _series(sheet, i).values() for p in s):
         return None
     with matplotlib.rc_context(STYLE):
         figure, axes = panels(len(sheet.columns), 2, 6.0, 4.0)
         for index, axis in enumerate(axes):
-            for number, (method, points) in enumerate(_series(sheet, index).items()):
-                timed = [p for p in points if p.cell.seconds and not p.untrained]
-                style: Any = dict(color=colours[method], marker=MARKERS[number % len(MARKERS)], markersize=5, alpha=0.9)
-                solver = bool(timed) and timed[0].solver
-                face = "none" if solver else colours[method]
-                x, y = [p.cell.seconds or 0.0 for p in timed], [_mean(p) for p in timed]
-                axis.plot(x, y, linestyle="", markerfacecolor=face, label=method, **style)
-                for p, place in zip(timed, zip(x, y, strict=True), strict=True):
-                    axis.annotate(str(p.nfe), place, (4, 2), textcoords="offset points", fontsize=6)
+            for method, points in _series(sheet, index).items():
+                _timed(axis, points, looks[method], method, sheet.direction)
             _finish(axis, sheet, index)
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.xaxis.set_major_formatter(FuncFormatter(_plain))
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel("seconds per 1,000 draws")
-        _legend(axes)
+        _legend(axes, looks)
         return to_svg(figure, prefix, f"{sheet.metric} against seconds per 1,000 draws")
 
 
@@ -82,23 +92,39 @@ def _series(sheet: Sheet, column: int) -> dict[str, list[Point]]:
     return dict(sorted(found.items(), key=lambda item: (item[1][0].solver, item[0])))
 
 
-def _line(axis: Axes, points: list[Point], colour: str, label: str, direction: str) -> None:
+def _best(points: Iterable[Point], direction: str) -> dict[int, Point]:
+    """The best of the trained settings, or of a solver's, at each NFE."""
     sign = -1 if direction == "higher" else 1
-    best: dict[int, Point] = {}
+    found: dict[int, Point] = {}
     for p in sorted((p for p in points if not p.untrained), key=lambda p: sign * _mean(p)):
-        best.setdefault(p.nfe, p)
+        found.setdefault(p.nfe, p)
+    return found
+
+
+def _line(axis: Axes, points: list[Point], look: Mapping[str, Any], label: str, direction: str) -> None:
+    best = _best(points, direction)
     nfes = sorted(best)
     values = [list(best[nfe].cell.row.values.values()) for nfe in nfes]
-    style = "--" if points[0].solver else "-"
+    style, colour = "--" if points[0].solver else "-", look["color"]
     means = [float(np.mean(v)) for v in values]
-    axis.plot(nfes, means, style, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=label)
+    axis.plot(nfes, means, style, markersize=4.5, linewidth=1.2, label=label, **look)
     axis.fill_between(nfes, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, linewidth=0)
     for p in points:
         seeds = list(p.cell.row.values.values())
         axis.plot([p.nfe] * 2, [min(seeds), max(seeds)], color=colour, linewidth=2.5, alpha=0.4)
         if p.untrained or p is not best.get(p.nfe):
             face = "none" if p.untrained else colour
-            axis.plot(p.nfe, _mean(p), "o", color=colour, markersize=3.5, markerfacecolor=face, alpha=0.6)
+            axis.plot(p.nfe, _mean(p), markersize=4, markerfacecolor=face, alpha=0.5, **look)
+
+
+def _timed(axis: Axes, points: list[Point], look: Mapping[str, Any], label: str, direction: str) -> None:
+    timed = [p for p in points if p.cell.seconds and not p.untrained]
+    face = "none" if points[0].solver else look["color"]
+    x, y = [p.cell.seconds or 0.0 for p in timed], [_mean(p) for p in timed]
+    axis.plot(x, y, linestyle="", markersize=5, alpha=0.9, markerfacecolor=face, label=label, **look)
+    for nfe, p in _best(timed, direction).items():
+        place = (p.cell.seconds or 0.0, _mean(p))
+        axis.annotate(str(nfe), place, (4, 2), textcoords="offset points", fontsize=6, color=look["color"])
 
 
 def _finish(axis: Axes, sheet: Sheet, column: int) -> None:
@@ -117,8 +143,15 @@ def _plain(value: float, position: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _legend(axes: list[Axes]) -> None:
-    axes[min(1, len(axes) - 1)].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def _legend(axes: list[Axes], looks: Looks) -> None:
+    """One for all panels, as no panel need have every method."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    order = [*(name for name in looks if name in found), *(label for label in found if label not in looks)]
+    beside = axes[min(1, len(axes) - 1)]
+    beside.legend([found[label] for label in order], order, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _mean(point: Point) -> float:

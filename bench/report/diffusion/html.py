@@ -5,10 +5,9 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from bench.report.diffusion import render
-from bench.report.diffusion.figures import against_nfe, against_seconds
+from bench.report.diffusion.figures import Looks, against_nfe, against_seconds, looks
 from bench.report.diffusion.published import Quoted
 from bench.report.diffusion.table import Comparison, Sheet
-from bench.report.figures import palette
 from bench.report.html import Illustration, describe_run, make_environment
 from bench.report.markdown import protocols
 from bench.report.summary import provenance
@@ -19,15 +18,16 @@ QUALITY = (
     "other settings are points, hollow ones untrained. Bands and bars span lowest to highest seed; dotted: the noise "
     "floor."
 )
-TIME = "The number beside a point is its NFE; hollow points are solvers. Compare within one machine only."
+TIME = (
+    "The number beside a method's best setting is its NFE; hollow points are solvers. Compare within one machine only."
+)
 
 
 def page(comparison: Comparison, rows: tuple[Quoted, ...], title: str, stamp: str) -> str:
     """The page as a string; ``stamp`` tells later calls what it was made of."""
-    names = {s.line.name for sheet in comparison.sheets for _, samplers in sheet.blocks for s in samplers}
-    colours = palette(names)
+    styles = looks(s.line for sheet in comparison.sheets for _, samplers in sheet.blocks for s in samplers)
     pages = [
-        {"sheet": sheet, "title": render.describe(sheet), "figures": _figures(sheet, colours, f"d{index}")}
+        {"sheet": sheet, "title": render.describe(sheet), "figures": _figures(sheet, styles, f"d{index}")}
         for index, sheet in enumerate(comparison.sheets)
     ]
     return (
@@ -50,11 +50,11 @@ def page(comparison: Comparison, rows: tuple[Quoted, ...], title: str, stamp: st
     )
 
 
-def _figures(sheet: Sheet, colours: dict[str, str], prefix: str) -> list[Illustration]:
+def _figures(sheet: Sheet, styles: Looks, prefix: str) -> list[Illustration]:
     found = [
-        Illustration("Quality against network evaluations", Markup(against_nfe(sheet, colours, prefix + "n")), QUALITY)
+        Illustration("Quality against network evaluations", Markup(against_nfe(sheet, styles, prefix + "n")), QUALITY)
     ]
-    timed = against_seconds(sheet, colours, prefix + "s")
+    timed = against_seconds(sheet, styles, prefix + "s")
     if timed is not None:
         found.append(Illustration("Quality against sampling time", Markup(timed), TIME))
     return found

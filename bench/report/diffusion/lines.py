@@ -48,7 +48,7 @@ def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
     found = [line for method, members in trained.items() for line in _trained(method, members, notes)]
     grids: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
     for line in found:
-        for member, _ in line.members:
+        for member, _ in line.members if line.kind != "untrained" else ():
             grid = grid_of(member.records[0])
             if grid is not None:
                 grids[grid][line.brief or line.label] = None

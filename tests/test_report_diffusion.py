@@ -83,6 +83,17 @@ def test_a_solver_is_shown_at_its_best_and_on_the_grid_of_the_trained(grid, time
     }
 
 
+def test_a_grid_counts_only_where_a_trained_sampler_has_it():
+    records = runs("student", FAIR, grid="cosine", target="ring") + runs("ode", GOOD, grid="cosine", target="ring")
+    records += runs("student", FAIR, grid="quad", target="star") + runs("ode", GOOD, grid="cosine", target="star")
+    (sheet,) = compare(records, ("js_made_up",)).sheets
+    shown = {
+        s.line.kind: [c is not None and c.row.summary is not None for c in s.cells] for _, b in sheet.blocks for s in b
+    }
+    assert [c.problem.name for c in sheet.columns] == ["ring", "star"]
+    assert [value for kind, value in shown.items() if kind.startswith("on the grid")] == [[True, False]]
+
+
 def test_a_trained_sampler_has_a_row_per_setting_never_the_best():
     records = runs("student", GOOD, alpha=0.5) + runs("student", POOR, alpha=1.0)
     assert {key[1]: value[1] for key, value in lines(records).items()} == {

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from bench.report import catalog
 from bench.report.diffusion.settings import grid_of, is_untrained
-from bench.report.groups import Group, differing, flatten, setting
+from bench.report.groups import Group, Problem, differing, flatten, setting
 
 LONG = 40
 """Settings longer than this are cut, with a letter and a note."""
@@ -46,22 +46,28 @@ def lines_of(groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
         by_method[member.method].append(member)
     trained = {m: members for m, members in by_method.items() if catalog.is_trained(m)}
     found = [line for method, members in trained.items() for line in _trained(method, members, notes)]
-    grids: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
+    owners: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
+    used: dict[tuple[Any, ...], set[Problem]] = defaultdict(set)
     for line in found:
         for member, _ in line.members if line.kind != "untrained" else ():
             grid = grid_of(member.records[0])
             if grid is not None:
-                grids[grid][line.brief or line.label] = None
+                owners[grid][line.brief or line.label] = None
+                used[grid].add(member.problem)
     for method, members in by_method.items():
         if method not in trained:
-            found += _solver(method, members, {grid: " and ".join(names) for grid, names in grids.items()})
+            found += _solver(method, members, {grid: " and ".join(names) for grid, names in owners.items()}, used)
     return found
 
 
 def _trained(method: str, groups: Sequence[Group], notes: dict[str, str]) -> list[Line]:
     """A line per setting; settings that differ only between problems (tuned per target) share it."""
     fits = [member for member in groups if not is_untrained(member.records[0])]
-    keys = _telling(groups, ("train.iterations",)) | _telling(fits)
+    keys = _telling(groups, ("train.iterations",))
+    # Its length names a training only where nothing else does, so that a sampler is called the same before and after.
+    names = Counter((member.problem, setting(_shown(member, keys))) for member in fits)
+    if any(number > 1 for number in names.values()):
+        keys |= _telling(fits)
     lines: dict[tuple[str, bool], list[tuple[Group, str]]] = defaultdict(list)
     for member in groups:
         text = setting(_shown(member, keys))
@@ -84,15 +90,21 @@ def _training_data(member: Group) -> str:
     return "distilled" if used is None else "distilled, data-free" if used == "none" else f"distilled from {used}"
 
 
-def _solver(method: str, groups: Sequence[Group], grids: dict[tuple[Any, ...], str]) -> list[Line]:
-    """The best of all settings; and the settings on every grid of a trained sampler."""
+def _solver(
+    method: str,
+    groups: Sequence[Group],
+    grids: dict[tuple[Any, ...], str],
+    used: Mapping[tuple[Any, ...], Collection[Problem]],
+) -> list[Line]:
+    """The best of all settings; and the settings on every grid of a trained sampler, where that sampler has it."""
     keys = _telling(groups)
     name = catalog.paper_name(method)
     members = [(member, setting(_shown(member, keys, grids))) for member in groups]
     most = max(sum(other.problem == member.problem for other in groups) for member in groups)
     found = [Line(name, f"best of {most}", method, tuple(members))]
     for grid, owners in grids.items():
-        same = tuple((member, "") for member, _ in members if grid_of(member.records[0]) == grid)
+        candidates = (member for member, _ in members if member.problem in used[grid])
+        same = tuple((member, "") for member in candidates if grid_of(member.records[0]) == grid)
         if same:
             found.append(Line(name, f"on the grid of {owners}", method, same))
     return found
@@ -126,7 +138,7 @@ def _shown(
     if values.get("method.grid") not in (None, "power"):
         values.pop("method.power", None)
     grid = grid_of(member.records[0])
-    if "method.grid" in values and grid is not None and grid in grids:
+    if values.get("method.grid") == "explicit" and grid is not None and grid in grids:
         values.pop("method.times", None)
         values["method.grid"] = f"that of {grids[grid]}"
     return values

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +37,18 @@ def test_a_step_costs_what_the_estimate_says(recompute):
             advance()
         counts.append(counter.get_total_flops() / (4 * one.get_total_flops()))
     assert counts == pytest.approx(list(row_of_step(3, recompute)), rel=0.03)
+
+
+@pytest.mark.parametrize("table", list(ARCHITECTURES))
+def test_the_docs_print_the_record_of_the_full_runs(table):
+    root = Path(__file__).resolve().parents[1]
+    rows = json.loads((root / "results" / "speed" / "published_work.json").read_text())["rows"]
+    mine = [row for row in rows if row["table"] == table]
+    assert [row["nfe"] for row in mine] == [5, 10, 15]
+    units = (1e18, 1e13 * 86_400, 4e13 * 86_400)
+    figures = [" / ".join(f"{row['flops'] / unit:.1f}" for row in mine) for unit in units]
+    line = f"| `{table}` | {mine[0]['parameters']:,} | {' | '.join(figures)} |"
+    assert line in (root / "docs" / "diffusion-images.md").read_text().splitlines()
 
 
 @pytest.mark.slow

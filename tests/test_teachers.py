@@ -183,6 +183,12 @@ def test_unet_predicts_for_rows():
     torch.testing.assert_close(out[1:2], net(x[1:2], torch.tensor(500.0)), rtol=1e-4, atol=1e-5)
 
 
+def test_unet_with_groups_that_do_not_divide_its_channels():
+    pytest.importorskip("diffusers")
+    with pytest.raises(UserError, match="6 channels in 4 groups"):
+        make_network("unet", (1, 8, 8), {"channels": [8, 6], "groups": 4})
+
+
 def test_log_snr_schedule_is_linear_in_gamma():
     schedule = log_snr_schedule(-8.0, 7.0, steps=500)
     gammas = [-2 * schedule.half_log_snr(t) for t in (0, 100, 499)]

@@ -54,7 +54,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "cosine",
     ),
 }
-"""Teachers of the tables of ``conf/paper``; docs/diffusion.md has the sources."""
+"""Teachers of the tables of ``conf/paper``, whose notes have the sources."""
 
 
 class Unseen(Target):

@@ -22,7 +22,7 @@ class UNet(nn.Module):
         groups: of the group normalisations.
 
     Raises:
-        UserError: diffusers is not installed.
+        UserError: diffusers is not installed, or groups do not divide the channels.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class UNet(nn.Module):
         super().__init__()
         if importlib.util.find_spec("diffusers") is None:
             raise UserError("the network unet needs the package diffusers", "pip install 'sivibench[diffusion]'")
+        if odd := [count for count in channels if count % groups]:
+            raise UserError(f"{odd[0]} channels in {groups} groups of normalisation", "change channels or groups")
         self.shape = tuple(shape)
         plain = [i not in attention for i in range(len(channels))]
         self.net = importlib.import_module("diffusers").UNet2DModel(

@@ -28,10 +28,10 @@ Weight = Literal["sigma2", "gamma2", "one"]
     source="Yu et al., NeurIPS 2023, arXiv:2310.17153, equations of its released code; residual networks of this suite",
 )
 class HSIVIDiffusion(Layered):
-    """HSIVI-SM distilling a diffusion teacher eps* into the N = ``nfe`` layers of ``Layered``; data-free.
+    """HSIVI-SM distilling a diffusion teacher eps* into N = ``nfe`` Gaussian layers; data-free.
 
-    The target of layer k is the teacher's marginal at tau_{k-1}; its critic predicts r = sigma_{k-1} z / (gamma c_k),
-    minus sigma_{k-1} times the conditional score:
+    The layers are those of ``Layered``.  The target of layer k is the teacher's marginal at tau_{k-1}; its critic
+    predicts r = sigma_{k-1} z / (gamma c_k), minus sigma_{k-1} times the conditional score:
 
         critic:   min  w |f(x_{k-1}) - r|^2
         student:  min  w [2 <f - eps*, r - eps*> - 2 alpha |f - eps*|^2]     (at x_{k-1}, tau_{k-1})

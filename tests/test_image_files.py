@@ -97,6 +97,26 @@ def test_celeba_decodes_once_and_knows_its_source(faces, monkeypatch):
     assert len(keys) == 4
 
 
+def test_two_processes_may_decode_at_once(faces):
+    """One is in the middle of its file when the other one begins and ends."""
+    source = celeba_source(faces, "train", "ddim", 64)
+
+    def slow():
+        for i, image in enumerate(source.images()):
+            if i == 1:
+                assert stored.pixels("faces", source, (3, 64, 64))[0].any()
+            yield image
+
+    found = stored.pixels("faces", stored.Source(source.listing, slow), (3, 64, 64))
+    assert torch.equal(found, CelebA64().pixels) and not list((faces.parents[1] / "cache" / "images").glob("*.part"))
+
+
+def test_celeba_with_a_damaged_picture(faces):
+    (faces / "img_align_celeba" / "000002.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="000002.jpg is no picture"):
+        CelebA64().pixels  # noqa: B018
+
+
 def test_celeba_that_is_incomplete(faces):
     (faces / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(UserError, match="000002.jpg does not exist"):

@@ -12,7 +12,7 @@ import numpy as np
 from bench.errors import UserError
 from bench.registry import register
 from targets.fetch import cache_folder
-from targets.images.stored import Source, StoredImages, expect_count
+from targets.images.stored import Source, StoredImages, expect_count, open_image
 
 Crop = Literal["ddim", "ddpm_torch"]
 CROPS: dict[Crop, tuple[int, int, int]] = {"ddim": (57, 25, 128), "ddpm_torch": (40, 15, 148)}
@@ -45,8 +45,8 @@ def celeba_source(folder: Path, part: str, crop: Crop, size: int) -> Source:
     Raises:
         UserError: the partition names a picture that is not there.
     """
-    lines = (line.split() for line in (folder / "list_eval_partition.txt").read_text().splitlines() if line.strip())
-    names = sorted(name for name, number in lines if number == PARTS[part])
+    lines = [line.split() for line in (folder / "list_eval_partition.txt").read_text().splitlines() if line.strip()]
+    names = sorted(line[0] for line in lines if line[1:] == [PARTS[part]])
     paths = [folder / "img_align_celeba" / name for name in names]
     if missing := next((path for path in paths if not path.is_file()), None):
         raise UserError(f"{missing} does not exist, but the partition names it", "extract img_align_celeba.zip again")
@@ -56,8 +56,7 @@ def celeba_source(folder: Path, part: str, crop: Crop, size: int) -> Source:
         from PIL import Image
 
         for path in paths:
-            with Image.open(path) as image:
-                square = image.convert("RGB").crop((left, top, left + side, top + side))
+            square = open_image(path).crop((left, top, left + side, top + side))
             yield np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
     return Source([(f"{crop} {path.name}", path.stat().st_size) for path in paths], images)

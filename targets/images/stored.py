@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 from bench.errors import UserError
 from targets.fetch import cache_folder
 from targets.images.base import ImageTarget
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def pixels(name: str, source: Source, shape: tuple[int, int, int]) -> Tensor:
 
 def _decode(path: Path, source: Source, shape: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
+    unfinished = path.with_suffix(f".{uuid4().hex}.part")  # other processes may decode the same
     try:
         with unfinished.open("wb") as file:
             for (name, _), image in zip(source.listing, source.images(), strict=True):
@@ -67,8 +72,8 @@ def _decode(path: Path, source: Source, shape: tuple[int, int, int]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_image(file: object) -> np.ndarray:
-    """A picture as bytes [3, H, W] (grey ones thrice).
+def open_image(file: Any) -> Image:
+    """A picture in colours.
 
     Raises:
         UserError: it cannot be decoded.
@@ -76,10 +81,20 @@ def read_image(file: object) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:  # type: ignore[arg-type]
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        with Image.open(file) as image:
+            return image.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{getattr(file, 'name', file)} is no picture: {error}", "replace it") from error
+        name = file if isinstance(file, Path) else getattr(file, "name", file)
+        raise UserError(f"{name} is no picture: {error}", "replace it") from error
+
+
+def read_image(file: Any) -> np.ndarray:
+    """A picture as bytes [3, H, W] (grey ones thrice).
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    return np.asarray(open_image(file)).transpose(2, 0, 1)
 
 
 class StoredImages(ImageTarget):

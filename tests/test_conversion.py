@@ -175,6 +175,11 @@ def test_settings_that_are_no_numbers(tmp_path, setting, capsys):
     assert main(given) == 2 and f"--set {setting}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["digits", "--size", "8"], ["--format", "edm"], ["toy", "--set", "heads=4"]])
+def test_options_of_convert_are_refused_elsewhere(given, capsys):
+    assert main(["teacher", *given]) == 2 and "belongs to `sivibench teacher convert`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [{"size": 32}, {"heads": 4}])
 def test_settings_that_would_be_ignored_are_refused(tmp_path, more):
     (tmp_path / "n.pkl").write_bytes(b"not reached")

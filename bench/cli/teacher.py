@@ -11,9 +11,15 @@ from bench.cli.parser import print_json
 from bench.errors import UserError
 from bench.teacher import configuration, names, train
 
+CONVERT = ("format", "size", "data", "sha256", "set", "id", "out")
+"""Options of ``convert`` alone."""
+
 
 def teacher(args: argparse.Namespace) -> int:
     """Train what is missing of one teacher and publish it; without a name, list what can be trained."""
+    given = [name for name in CONVERT if getattr(args, name)]
+    if args.name != "convert" and given:
+        raise UserError(f"--{given[0]} belongs to `sivibench teacher convert`", "leave it out")
     if args.name is None:
         print_json(names()) if args.json else print("\n".join(names()))
         return 0

@@ -16,9 +16,10 @@ from bench.reproduce.tables import CellSpec, PaperTable
 from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep.expand import Sweep
+from bench.sweep.lines import Tell, planning
 from bench.sweep.plan import misfit, plan_fitting
 from bench.sweep.pool import Task
-from bench.sweep.run import Tell, planning, require_jobs, run_plan
+from bench.sweep.run import require_jobs, run_plan
 from targets.base import Target
 
 

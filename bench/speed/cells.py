@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from bench.config import CONF, build_method, build_target, compose
 from bench.errors import UserError
 from bench.registry import entries
+from targets.fetch import local_only
 
 Cell = tuple[str, str]
 
@@ -18,14 +19,15 @@ def every_method(preferred: Sequence[str]) -> list[Cell]:
     ``preferred`` and then of all targets the first it can be fitted to.
     """
     methods = [name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True)]
-    found = ((method, next(_candidates(method, preferred), None)) for method in methods)
+    with local_only():  # a look round is no reason to download
+        found = [(method, next(_candidates(method, preferred), None)) for method in methods]
     return [(method, target) for method, target in found if target is not None]
 
 
 def _candidates(method: str, preferred: Sequence[str]) -> Iterator[str]:
     targets = [*preferred, *entries("target")]
-    yield from (target for target in targets if (CONF / "tuned" / f"{method}_{target}.yaml").is_file())
-    yield from (target for target in targets if _fits(method, target))
+    tuned = [target for target in targets if (CONF / "tuned" / f"{method}_{target}.yaml").is_file()]
+    yield from (target for target in (*tuned, *targets) if _fits(method, target))
 
 
 def _fits(method: str, target: str) -> bool:

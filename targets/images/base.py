@@ -62,8 +62,9 @@ class ImageTarget(Target):
         return pixels.to(torch.get_default_dtype()) * (2 / (self.levels - 1)) - 1
 
     def images(self, index: Tensor) -> Tensor:
-        """The training images of these numbers; [n] -> [n, d]."""
-        return self.scaled(self.pixels[index])
+        """The training images of these numbers, on the device of ``index``; [n] -> [n, d]."""
+        # large sets are mapped files, which stay on the CPU
+        return self.scaled(self.pixels[index.to(self.pixels.device)].to(index.device))
 
     def train_images(self) -> Tensor:
         """All training images, [N, d]."""

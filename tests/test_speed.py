@@ -89,9 +89,10 @@ def test_table_is_written_cell_by_cell_and_continued(tmp_path, monkeypatch, caps
     assert first[0]["times_faster_than_plain"] == 1 and all(row["ms_per_seed_iteration"] > 0 for row in first)
     assert first[0]["peak_bytes"] is None and 50e6 < first[1]["peak_bytes"] < 4e9
     speed("meanfield,bam")
-    rows = json.loads(output.read_text())["rows"]
+    table = json.loads(output.read_text())
+    rows = table["rows"]
     assert rows[:3] == first and {row["method"] for row in rows[3:]} == {"bam"}
-    assert text.read_text() == markdown(rows) and "| meanfield × banana | 2, eager |" in text.read_text()
+    assert text.read_text() == markdown(table) and "| meanfield × banana | 2, eager |" in text.read_text()
     with pytest.raises(UserError, match="other overrides"):
         speed("meanfield", "method.batch=5")
 

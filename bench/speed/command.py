@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
                 write_atomic(args.output, _text(table).encode())
         say(terminal(found, args.overrides))
     if args.markdown is not None:
-        write_atomic(args.markdown, markdown(rows).encode())
+        write_atomic(args.markdown, markdown(table).encode())
     if args.json:
         print(_text(table), end="")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -25,9 +25,18 @@ def terminal(rows: Sequence[Row], overrides: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """One line per method and target: the plain step beside the suite's fastest variant at the most seeds."""
+def markdown(table: Mapping[str, Any]) -> str:
+    """What the times belong to, and a line per method and target: the plain step beside the suite's fastest variant at
+    the most seeds.
+
+    Args:
+        table: as in the output file: ``hardware``, ``env`` and ``rows``.
+    """
+    rows, env = table["rows"], table["env"]
+    commit = f"commit `{(env.get('git') or 'unknown')[:10]}`{' with changes' if env.get('dirty') else ''}"
     lines = [
+        f"{table['hardware']}, {commit}. Times of the process, variants interleaved in one run: read the ratios.",
+        "",
         "| method × target | seeds, mode | plain, ms per seed-iteration | suite | ratio (over rounds) | peak MiB |",
         "|---|---|---|---|---|---|",
     ]

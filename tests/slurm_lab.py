@@ -87,6 +87,19 @@ class Lab:
             assert time.monotonic() < deadline, self.cluster.call("squeue", "-r") + self.logs()
             time.sleep(0.2)
 
+    def warn(self, job: str) -> None:
+        """Send the job the warning signal, again if a busy node has lost it, until the job has asked to be requeued."""
+        sent = 0.0
+
+        def requeued() -> bool:
+            nonlocal sent
+            if time.monotonic() > sent + 20:
+                self.cluster.call("scancel", "--signal", "USR2", job)
+                sent = time.monotonic()
+            return any(event["event"] == "requeued" for event in self.events())
+
+        self.wait(requeued)
+
     def events(self) -> list[dict[str, Any]]:
         """The journals of the latest submission."""
         folder = Path(self.last().folder)

@@ -3,7 +3,8 @@
 Methods ``quick_a``, ``quick_b``, ``quick_c`` are recorded at once, without the engine.  In the folder TEST_WORLD a file
 ``raise-<method>-<target>-<seed>`` (or ``kill-``) is removed by the run it names, which then raises or is killed; while
 there is ``hold`` every run waits, while there is ``hold-<method>-<target>-<seed>`` that one.  Everything else is fitted
-by the real engine; ``dozing`` is a target whose curve points take TEST_NAP seconds each.
+by the real engine; ``dozing`` is a target whose curve points take TEST_NAP seconds each until there is a file
+``awake``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Doze(Metric):
     def __call__(self, q):
         if WORLD.is_dir():
             (WORLD / "dozed").touch()
-        time.sleep(float(os.environ.get("TEST_NAP", "0")))
+        if not (WORLD / "awake").exists():
+            time.sleep(float(os.environ.get("TEST_NAP", "0")))
         return Value(0.0)
 
 

@@ -118,7 +118,7 @@ def setting(difference: dict[str, Any]) -> str:
     parts = []
     for key, value in difference.items():
         last = key.rsplit(".", 1)[-1]
-        shown = value if isinstance(value, str) else json.dumps(value)
+        shown = value if isinstance(value, str) and value else json.dumps(value)
         parts.append(f"{last if short[last] == 1 else key}={shown}")
     return ", ".join(parts)
 

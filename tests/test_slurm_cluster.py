@@ -268,6 +268,7 @@ def test_code_that_changes_before_a_job_starts_is_noticed_and_a_snapshot_is_not_
     code, box = tmp_path / "code", tmp_path / "box"
     for package in (*PACKAGES, "slurm"):
         shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".gitignore", code)  # the command leaves compiled files
     git = ["git", "-C", str(code), "-c", "user.name=lab", "-c", "user.email=lab@localhost"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "code"]):
         subprocess.run([*git, *command], check=True)

@@ -54,14 +54,19 @@ class Process:
         given |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         given |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "MPLBACKEND": "agg"}
         with open(errors, "ab") as stream:
-            self.child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bench.mirror.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                env=given,
-                start_new_session=True,  # Ctrl-C is for the fit
-            )
+            # SLURM signals every process of a job, also one that does not ignore it yet: the child inherits the mask.
+            masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+            try:
+                self.child = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "bench.mirror.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stream,
+                    env=given,
+                    start_new_session=True,  # Ctrl-C is for the fit
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         self._out: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self.said: list[dict[str, Any]] = []
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]

@@ -181,6 +181,7 @@ def main() -> None:
     """Carry out what comes in; 1 if some run could not be mirrored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # SLURM signals every process of a job
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR2})  # held back by the parent
     lines = _input()
     job = next(lines)["job"]
     worker, failed = Worker(job), False

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "exp2.hpp"
 #include "stein_select.hpp"
 
 namespace {
@@ -26,23 +27,6 @@ inline bool finite_all(const float* v, int64_t n) {
         bad |= (b & 0x7f800000) == 0x7f800000;
     }
     return !bad;
-}
-
-// 2^t for t <= 0 (underflow stops at 2^-126): minimax of degree 5, relative error 1e-7
-inline float exp2_negative(float t) {
-    t = t > -126.0f ? t : -126.0f;
-    const int32_t n = static_cast<int32_t>(t - 0.5f);  // to nearest, as t <= 0
-    const float r = t - static_cast<float>(n);
-    float p = 0.00134004321f;
-    p = p * r + 0.00967603710f;
-    p = p * r + 0.0555032721f;
-    p = p * r + 0.240221074f;
-    p = p * r + 0.693147207f;
-    p = p * r + 1.00000008f;
-    const int32_t b = (n + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &b, 4);
-    return p * scale;
 }
 
 template <int KERNEL>

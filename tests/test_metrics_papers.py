@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linprog
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from bench.metrics import log_q, score_error, sliced_pot, target_draws, truncated_wasserstein, two_sample
+from bench.metrics import mixture, score_error, sliced_pot, target_draws, truncated_wasserstein, two_sample
 from bench.metrics.base import Fitted
 from bench.noise import DirectNoise
 from metric_fakes import Explicit, GaussianTarget, Implicit, SemiImplicit, fitted
@@ -72,29 +72,37 @@ def test_pots_sliced_distance_of_a_shift() -> None:
 # ---- log q, and what it says of draws of p
 
 
-def test_log_q_of_a_mixture_is_the_direct_sum() -> None:
-    means, x = normal(5000, 2), 2 * normal(150, 2, seed=1)
-    scale = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    conditional = Independent(Normal(means, scale.expand_as(means)), 1)
-    direct = torch.logsumexp(conditional.log_prob(x[:, None, :]), 1) - math.log(5000)
-    torch.testing.assert_close(log_q.log_mixture_density(conditional, x), direct, rtol=0, atol=1e-9)
-    full = MultivariateNormal(means, scale_tril=scale.diag().expand(5000, 2, 2))
-    torch.testing.assert_close(log_q.log_mixture_density(full, x), direct, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("way", ["fused", "plain", "double", "general"])
+@pytest.mark.parametrize("varied", [False, True])
+@pytest.mark.parametrize("d", [1, 2, 5, 9])
+def test_log_q_of_a_mixture_is_the_direct_sum(monkeypatch: pytest.MonkeyPatch, way: str, varied: bool, d: int) -> None:
+    monkeypatch.setenv("SIVIBENCH_FUSED", "1" if way == "fused" else "0")
+    means, x = normal(3001, d), 2 * normal(151, d, seed=1)
+    scale = 0.3 + normal(3001, d, seed=2).abs() if varied else torch.linspace(0.3, 0.7, d).double().expand(3001, d)
+    direct = torch.logsumexp(Independent(Normal(means, scale), 1).log_prob(x[:, None, :]), 1) - math.log(3001)
+    dtype = torch.float32 if way in ("fused", "plain") else torch.float64
+    means, scale, x = means.to(dtype), scale.to(dtype), x.to(dtype)
+    conditional = Independent(Normal(means, scale), 1)
+    if way == "general":
+        conditional = MultivariateNormal(means, scale_tril=scale.diag_embed())
+    found = mixture.log_mixture_density(conditional, x)
+    torch.testing.assert_close(found, direct, rtol=0, atol=2e-5 if dtype == torch.float32 else 1e-9)
 
 
-def test_log_q_far_from_every_component_does_not_underflow() -> None:
+@pytest.mark.parametrize("fused", ["0", "1"])
+def test_log_q_far_from_every_component_does_not_underflow(monkeypatch: pytest.MonkeyPatch, fused: str) -> None:
+    monkeypatch.setenv("SIVIBENCH_FUSED", fused)
     conditional = Independent(Normal(torch.zeros(3, 2), torch.full((3, 2), 0.01)), 1)
-    found = log_q.log_mixture_density(conditional, torch.tensor([[5.0, 0.0]]))
+    found = mixture.log_mixture_density(conditional, torch.tensor([[5.0, 0.0]]))
     expected = -0.5 * 500.0**2 - math.log(2 * math.pi * 0.01**2)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
-def test_scales_that_differ_take_the_general_way() -> None:
-    varied = Independent(Normal(torch.zeros(2, 2), torch.tensor([[1.0, 1.0], [1.0, 2.0]])), 1)
-    assert log_q.shared_scale(varied) is None
-    assert float(log_q.log_mixture_density(varied, torch.zeros(1, 2))) == pytest.approx(
-        math.log(0.75 / (2 * math.pi)), rel=1e-6
-    )
+def test_log_q_is_nan_where_a_component_is() -> None:
+    means = torch.tensor([[0.0, 0.0], [math.nan, 0.0]])
+    assert mixture.log_mixture_density(
+        Independent(Normal(means, torch.ones(2, 2), validate_args=False), 1), means[:1]
+    ).isnan()
 
 
 @pytest.mark.parametrize("method", [Explicit, SemiImplicit])

@@ -12,6 +12,7 @@ import yaml
 from bench.config import Config, build_method, build_target, compose
 from bench.config.overrides import CONF
 from bench.errors import UserError
+from bench.fit.compiled import has_compiler
 from bench.fit.layout import layouts, load
 from bench.fit.parameters import load_parameters
 from bench.run import execute
@@ -75,13 +76,18 @@ def _publish(config: Config, record: Record, tell: Tell) -> Path:
 
 
 def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, Any], str]:
-    """Parameters of a finished run and their digest; where they were not kept, of a second fit in the cache."""
+    """Parameters of a finished run and their digest; where they were not kept, of a second fit in the cache.
+
+    The second fit is compiled if the first one was, and has as many threads: rounding differs between the ways.
+    """
     run_id, seed = record["run_id"], record["seed"]
     values = load_parameters(Store(config.results).parameters, run_id, record["parameters_sha256"])
     if values is not None:
         return values, record["parameters_sha256"]
     tell(f"{run_id} is on record, but its parameters are not in {config.results}: fitted again in the cache")
-    again = replace(config, seeds=[seed], results=str(teachers_folder() / "runs"))
+    env, folder = record["env"], teachers_folder() / "runs"
+    compile = bool(env["compile"]) and has_compiler()
+    again = replace(config, seeds=[seed], results=str(folder), compile=compile, threads=env["threads"])
     (second,) = execute(again, progress=tell)
     values = load_parameters(Store(again.results).parameters, run_id, second["parameters_sha256"])
     if values is None:

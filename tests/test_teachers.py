@@ -20,7 +20,7 @@ from bench.metrics.bits_per_dim import BitsPerDim
 from bench.metrics.nfe import counted_rows
 from bench.noise import DirectNoise, generator
 from bench.registry import entries, get
-from bench.teacher import configuration, names, train
+from bench.teacher import _parameters, configuration, names, train
 from methods.base import Clock, Method
 from methods.cosim import CoSIM
 from methods.ddpm import DDPM
@@ -354,6 +354,21 @@ def test_training_publishes_and_training_again_does_nothing(cache, tmp_path):
         kept.unlink()
     train(config, told.append)
     assert path.read_bytes() == weights and any("the same bits as" in line for line in told)
+
+
+def test_training_again_is_compiled_if_the_record_was(cache, tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def execute(config, progress):
+        raise Asked(config.compile, config.threads, config.seeds)
+
+    monkeypatch.setattr("bench.teacher.execute", execute)
+    config = replace(configuration("digits"), results=str(tmp_path), compile=False)
+    record = {"run_id": "abc-s3", "seed": 3, "parameters_sha256": "0" * 64, "env": {"compile": True, "threads": 1}}
+    with pytest.raises(Asked) as asked:
+        _parameters(config, record, lambda line: None)
+    assert asked.value.args == (True, 1, [3])
 
 
 @pytest.mark.parametrize("name", names())

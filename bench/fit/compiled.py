@@ -53,6 +53,11 @@ def trace(program: Program, state: State, noise: list[Tensor], moving: Moving = 
     return graph
 
 
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that ``torch.compile`` needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++").split()[0]) is not None
+
+
 def build(
     program: Program, state: State, noise: list[Tensor], *, compile: bool, moving: Moving = None
 ) -> Callable[[], None]:
@@ -72,7 +77,7 @@ def build(
     traced = trace(program, state, noise, moving)
     if not compile:
         return lambda: traced(values, noise)
-    if program.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++").split()[0]) is None:
+    if program.device.type == "cpu" and not has_compiler():
         raise UserError("compile=true needs a C++ compiler", "apt install g++ (or set CXX), or leave compile=false")
     compiled = torch.compile(traced, fullgraph=True, dynamic=False)
     with warnings.catch_warnings():

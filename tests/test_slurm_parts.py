@@ -12,7 +12,7 @@ import torch
 
 from bench import claims
 from bench.cli import watch as watching
-from bench.config import Composer, compose
+from bench.config import compose
 from bench.config import many as composing
 from bench.errors import UserError
 from bench.fit import interrupt
@@ -132,31 +132,6 @@ def test_where_it_runs_is_no_part_of_a_runs_identity():
     plain = compose(["method=meanfield"])
     assert compose(["method=meanfield", "launcher=slurm", "site=x", "seed=0"]).config_id == plain.config_id
     assert compose(["seed=7", "seeds=3"]).seeds == [7]
-
-
-def test_many_configurations_are_those_that_hydra_composes_one_by_one(monkeypatch):
-    from bench.config.compose import compose_raw as original
-
-    calls = []
-    monkeypatch.setattr(composing, "compose_raw", lambda groups: calls.append(groups) or original(groups))
-    composer = Composer()
-    values = [
-        [f"method={m}", f"target={t}", f"train.iterations={i}", "method.hidden=[3,3]", *more]
-        for m in ("sivi", "ksivi")
-        for t in ("banana", "x_shaped")
-        for i in (5, 6)
-        for more in ([], ["tuned=none"], ["eval={samples: 3}", "seeds=[1,4]"])
-    ]
-    for overrides in values:
-        assert composer(overrides) == compose(overrides)
-    assert len(calls) == 8 and len(values) == 24  # not once per budget
-    for wrong in (["method.nope=1"], ["method=nope"], ["train.iterations=0"], ["train.iterations=x"], ["seeds=1,2"]):
-        messages = []
-        for way in (composer, compose):
-            with pytest.raises(UserError) as error:
-                way(wrong)
-            messages.append(str(error.value))
-        assert messages[0] == messages[1]
 
 
 def test_three_thousand_cells_are_planned_by_few_compositions(tmp_path, monkeypatch):

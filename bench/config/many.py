@@ -86,15 +86,18 @@ class Composer:
         return raw
 
     def _composed(self, *groups: str) -> DictConfig:
+        """What Hydra composes, once; it is kept, so it is copied before anything is changed in it."""
         if groups not in self._raw:
             self._raw[groups] = compose_raw(groups)
         return self._raw[groups]
 
     def _applied(self, groups: tuple[str, ...], override: Override) -> Any:
         """The value at the override's key once it is applied, as OmegaConf has it."""
-        config, key, given = self._bases[groups][0], override.key_or_group, override.value()
-        if isinstance(given, dict | list):  # merged into what is there; a scalar replaces whatever was put there before
-            config = deepcopy(config)
+        kept, key, given = self._bases[groups][0], override.key_or_group, override.value()
+        top, _, rest = key.partition(".")
+        branch = bool(rest) and OmegaConf.is_config(kept[top])  # copying less than the whole is a matter of speed
+        # A copy, always: what is kept is what other cells start from, and `_joined` may be the next to copy it.
+        config, key = deepcopy(kept[top] if branch else kept), rest if branch else key
         OmegaConf.update(config, key, given, merge=True)
         value = OmegaConf.select(config, key, throw_on_missing=True)
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

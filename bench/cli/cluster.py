@@ -47,8 +47,19 @@ def plan_of(args: argparse.Namespace) -> Plan:
     with local_only():  # looking at a sweep is no reason to download its data
         if not submitted:
             return make_plan(args.name, results=args.results)
-        last = submitted[-1]
-        return make_plan(Sweep(last.sweep, last.sweep, last.lines, last.exclude), last.overrides, store.root)
+        return make_plan(as_submitted(submitted[-1]), submitted[-1].overrides, store.root)
+
+
+def as_submitted(manifest: Manifest) -> Sweep:
+    """The sweep that was submitted; its file may have changed since, or be gone."""
+    return Sweep(
+        manifest.sweep,
+        manifest.title or manifest.sweep,
+        manifest.lines,
+        manifest.exclude,
+        results=manifest.results,
+        replace=manifest.replace,
+    )
 
 
 def cancel(args: argparse.Namespace) -> int:

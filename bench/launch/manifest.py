@@ -21,6 +21,7 @@ class Manifest:
     Attributes:
         sweep: its name.
         lines, overrides, exclude: the sweep's lines and what was given on the command line, to plan it again.
+        title, results, replace: the same keys of the sweep; a manifest written before they were kept has the defaults.
         created: UTC.
         git, dirty, source: the code at submission.
         site: name of the profile.
@@ -41,6 +42,9 @@ class Manifest:
     launcher: dict[str, Any]
     folder: str
     jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    title: str = ""
+    results: str | None = None
+    replace: bool = True
 
     def save(self) -> None:
         """Write it (atomically)."""

@@ -77,6 +77,9 @@ def submit(
         site=options["site"],
         launcher=options,
         folder=str(folder),
+        title=sweep.title,
+        results=sweep.results,
+        replace=sweep.replace,
     )
     before: str | None = None
     for start in range(0, len(jobs), site.max_array):

@@ -16,7 +16,7 @@ from bench.fit.layout import layouts, load
 from bench.fit.members import initialise
 from bench.fit.parameters import load_parameters
 from bench.metrics.base import Fitted
-from bench.metrics.evaluate import evaluate
+from bench.metrics.evaluate import build, evaluate
 from bench.registry import entries, get
 from bench.store import Record, Store
 from methods.base import Method
@@ -60,6 +60,8 @@ def add_metrics(
         load(layouts(method, list(method.players())), values, method)
         fitted = Fitted(method, target, record["seed"], resolve_device(device))
         metrics, protocols, skipped = evaluate(lacking, fitted)
+        if not metrics and all(record["skipped_metrics"].get(name) == reason for name, reason in skipped.items()):
+            continue  # still without a value, for the same reason
         store.put(_merged(record, metrics, protocols, skipped, device))
         added += 1
         shown = ", ".join(
@@ -76,7 +78,13 @@ def missing(record: Record, names: Sequence[str]) -> list[str]:
         return []
     entry = entries("target").get(record["target"])
     asked = names or (entry.obj.metrics if entry else ())
-    return [n for n in asked if n not in record["metrics"] and (names or n not in record["skipped_metrics"])]
+    return [n for n in asked if not measured(record, n) and (names or n not in record["skipped_metrics"])]
+
+
+def measured(record: Record, name: str) -> bool:
+    """Whether a finished run has a value of the metric by its protocol of today; it may be None, not finite."""
+    found = record["metrics"].get(name)
+    return found is not None and build(name, {}).measured(record["protocols"][found["protocol"]])
 
 
 def _build(config: Config, device: str) -> tuple[Target, Method]:

@@ -45,6 +45,7 @@ class AISIVI(PathGradientMethod):
     """
 
     paper_name = "AISIVI"
+    phases = ("pretrain",)
     cheap = {"batch": 32, "inner": 16, "hidden": (32, 32), "layers": 2, "pretrain": 0}
 
     def __init__(

@@ -148,6 +148,9 @@ class Method(nn.Module):
     cheap: ClassVar[Mapping[str, Any]] = {}
     """Hyper-parameters of a cheap instance (small batches, few layers, short chains); the contract tests use it."""
 
+    phases: ClassVar[tuple[str, ...]] = ()
+    """Arguments counted in iterations of the fit, such as the length of a pre-training; a cut budget cuts them too."""
+
     added: ClassVar[Mapping[str, Any]] = {}
     """Options added after records were made, with the value that means "as before": at that value they stay out of a
     run's identity, so that the records keep their ids."""

@@ -36,6 +36,7 @@ class DSIVI(SIVI):
 
     paper_name = "DSIVI"
     added = {}
+    phases = ()
     cheap = {"outer": 32, "auxiliary": 16, "hidden": (20,), "lr": 5e-3}
 
     def __init__(

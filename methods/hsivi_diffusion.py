@@ -57,6 +57,7 @@ class HSIVIDiffusion(Layered):
     paper_name = "HSIVI-SM"
     data_free: ClassVar[bool] = True
     added = {"layer": "ddim"}
+    phases = ("critic_first", "warm_up")
     cheap = {
         "nfe": 2,
         "eta": (1.0,),

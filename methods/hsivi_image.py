@@ -66,6 +66,7 @@ class HSIVIImage(Method):
     paper_name = "HSIVI-SM"
     needs = frozenset({"teacher", "images"})
     data_free: ClassVar[bool] = True
+    phases = ("warm_up",)
     cheap = {
         "nfe": 2,
         "eta": 0.6,

@@ -58,6 +58,7 @@ class KSIVI(SemiImplicitMethod):
 
     paper_name = "KSIVI"
     needs = frozenset({"score"})
+    phases = ("warm_start", "regulariser_until")
     cheap = {"batch": 32}
     added = {
         "regulariser": 0.0,

@@ -53,6 +53,8 @@ class Layered(Method):
     paper_name = "HSIVI"
     needs = frozenset({"score", "bridge"})
 
+    phases = ("stage",)
+
     def __init__(
         self,
         target: Target,

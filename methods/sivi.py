@@ -84,6 +84,7 @@ class SIVI(SemiImplicitMethod):
     """
 
     paper_name = "SIVI"
+    phases = ("warm_start",)
     cheap = {"outer": 32, "auxiliary": 32}
     added = {"warm_start": 0, "warm_lr": 1e-2}
 

@@ -45,6 +45,7 @@ class SIVISM(SemiImplicitMethod):
 
     paper_name = "SIVI-SM"
     needs = frozenset({"score"})
+    phases = ("warm_start", "critic_warm")
     cheap = {"batch": 32}
     added = {
         "optimiser": "adam",

@@ -125,6 +125,10 @@ class UIVI(SemiImplicitMethod):
         loss = -((score_p - score_q).detach() * x).sum(-1).mean()
         return loss, {"step_size": step_size}
 
+    def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
+        """The estimate of grad log q that training uses, at its present step size; [n, d]."""
+        return self.score_q(x, z, self.step_size, noise)[0]
+
     def score_q(self, x: Tensor, z: Tensor, step_size: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Estimate of grad log q at x [n, d] from chains started at the generating z [n, k]; and the new step size."""
         net = {name: p.detach() for name, p in self.q.mean.named_parameters()}

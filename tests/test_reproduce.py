@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 
@@ -13,6 +14,8 @@ from bench import registry
 from bench.cli import main
 from bench.errors import UserError
 from bench.metrics.base import Metric
+from bench.metrics.images.digits import FDDigits
+from bench.metrics.moments import MomentError
 from bench.report import published
 from bench.reproduce import render
 from bench.reproduce.compare import Planned, relative_times
@@ -219,6 +222,30 @@ def test_a_reduced_budget_is_another_run_without_a_verdict(table, here, tmp_path
     assert "at 0.1 of the paper's iterations" in render.text(result)
     full = reproduce(table, results=tmp_path / "results", only_records=True)
     assert all(not cell.values for cell in full.cells)
+
+
+def test_a_reduced_budget_shortens_every_phase_of_a_fit() -> None:
+    table = load_table("aisivi-table2")
+    cells = {cell.spec.row: cell.config for cell in plan_cells(table, 3, 0.1) if cell.config}
+    full = {cell.spec.row: cell.config for cell in plan_cells(table, 3, 1.0) if cell.config}
+    assert full["AISIVI"].method["pretrain"] > 0.1 * full["AISIVI"].train["iterations"]
+    for key, values in (("pretrain", "method"), ("iterations", "train")):
+        before, after = getattr(full["AISIVI"], values)[key], getattr(cells["AISIVI"], values)[key]
+        assert after == round(0.1 * before)
+
+
+def test_phases_are_arguments_of_their_methods() -> None:
+    for entry in registry.entries("method").values():
+        assert set(entry.obj.phases) <= set(inspect.signature(entry.obj).parameters), entry.name
+
+
+def test_values_with_what_they_were_measured_against_are_taken() -> None:
+    """A record's protocol names weights and images besides the metric's arguments; other arguments are another one."""
+    metric = FDDigits()
+    taken = {**metric.protocol(), "features": {"network": "digits", "sha256": "0"}, "n_images": 1797}
+    assert metric.measured(taken)
+    assert not metric.measured({**taken, "n": 1000}) and not metric.measured({**taken, "version": 7})
+    assert MomentError().measured(MomentError().protocol())
 
 
 def test_dry_runs_run_nothing(table, here, tmp_path) -> None:

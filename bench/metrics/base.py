@@ -115,6 +115,12 @@ class Metric:
         """Short hash of the protocol."""
         return protocol_hash(self.protocol())
 
+    def measured(self, protocol: Mapping[str, Any]) -> bool:
+        """Whether a recorded protocol is this one; what the value was measured against (weights, images) may differ."""
+        own = json.loads(json.dumps(self.protocol()))  # tuples are lists in records
+        arguments = {"metric", "version", *vars(self)}
+        return {k: v for k, v in protocol.items() if k in arguments} == own
+
     registered_name: ClassVar[str] = ""
 
 

@@ -91,9 +91,9 @@ class ScoreError(Metric):
     """Mean of |estimated grad log q(x) - grad log q(x)|^2 over draws x of the frozen q: estimator quality alone.
 
     The estimator is the method's own (``mixture_score(x, z, noise)``), or for methods without one SIVI's over
-    ``inner`` draws of the prior.  The truth is an average over long HMC chains on q(z | x) that start at the z which
-    made x; where q(z | x) has separate modes a chain stays in its own, and the truth is off.  The floor is the truth's
-    own error, from the difference of the two halves of its chains.
+    ``inner`` draws of the prior; the protocol says which.  The truth is an average over long HMC chains on q(z | x)
+    that start at the z which made x; where q(z | x) has separate modes a chain stays in its own, and the truth is off.
+    The floor is the truth's own error, from the difference of the two halves of its chains.
 
     Args:
         n: draws of q.
@@ -127,4 +127,4 @@ class ScoreError(Metric):
         truth = ((halves[0] + halves[1]) / 2).detach()
         error = (estimate - truth).square().sum(1).mean()
         floor = ((halves[0] - halves[1]) / 2).square().sum(1).mean()
-        return Value(float(error), float(floor))
+        return Value(float(error), float(floor), against={"estimator": "own" if own else "prior draws"})

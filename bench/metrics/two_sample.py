@@ -137,6 +137,8 @@ class MMDRejectionRate(Metric):
     """
 
     published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rejection_rate", "mmdfuse-100"),)
+    floor_is_noise: ClassVar[bool] = False
+    """The floor is the value of a perfect q, not an error bar of the value."""
 
     def __init__(
         self, *, tests: int = 100, n: int = 1000, permutations: int = 199, number: int = 10, level: float = 0.05

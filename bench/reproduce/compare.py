@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import stats
 from bench.config import Config
+from bench.metrics.base import Metric
 from bench.metrics.evaluate import build
 from bench.registry import entries
 from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
@@ -96,9 +97,9 @@ def _compared(
         direction = metric.direction
         # where higher is better the floor is what a perfect q reaches (a p-value, say), not an error
         noise = direction == "lower" and getattr(metric, "floor_is_noise", True)
-        identifier = build(spec.metric, {}).protocol_id()
+        today = build(spec.metric, {})
         for seed, record in sorted(cell.records.items()):
-            _take(record, seed, spec.metric, identifier, values, floors, failures, reasons)
+            _take(record, seed, spec.metric, today, values, floors, failures, reasons)
     floor = fmean(floors) if floors else None
     verdict = judge(
         number,
@@ -118,7 +119,7 @@ def _take(
     record: Record,
     seed: int,
     metric: str,
-    protocol: str,
+    today: Metric,
     values: dict[int, float],
     floors: list[float],
     failures: dict[str, int],
@@ -131,7 +132,7 @@ def _take(
     measured = record["metrics"].get(metric)
     if measured is None:
         reasons.append(record["skipped_metrics"].get(metric, f"{metric} is not measured yet"))
-    elif measured["protocol"] != protocol:
+    elif not today.measured(record["protocols"][measured["protocol"]]):
         reasons.append(f"measured with another protocol of {metric}")
     elif measured["value"] is None:
         failures["not finite"] = failures.get("not finite", 0) + 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.config import Composer, Config
 from bench.errors import UserError
-from bench.evaluate import add_metrics
+from bench.evaluate import add_metrics, measured
 from bench.registry import entries
 from bench.report import published
 from bench.reproduce.compare import Compared, Planned, compare
@@ -131,8 +131,17 @@ def _configured(
         if _composes(compose, spec.overrides):
             raise  # the mistake is in what was added to the table's own
         return None, "not in the suite: " + str(problem).splitlines()[0]
+    return replace(_cut(config, budget), results=str(results or config.results)), ""
+
+
+def _cut(config: Config, budget: float) -> Config:
+    """The configuration with this share of its iterations, in every phase of the fit."""
+    if budget == 1:
+        return config
     train = {**config.train, "iterations": max(1, round(config.train["iterations"] * budget))}
-    return replace(config, train=train, results=str(results or config.results)), ""
+    phases = entries("method")[config.method["name"]].obj.phases
+    cut = {name: round(config.method[name] * budget) for name in phases if config.method.get(name)}
+    return replace(config, train=train, method={**config.method, **cut})
 
 
 def _composes(compose: Composer, overrides: Sequence[str]) -> bool:
@@ -175,7 +184,5 @@ def measure(planned: Sequence[Planned], store: Store, tell: Tell) -> None:
 
 
 def _lacks(record: Record, names: Sequence[str]) -> bool:
-    """Whether a metric was neither measured with its protocol of today nor found not to apply."""
-    if record["status"] != "done":
-        return False
-    return any(name not in record["metrics"] and name not in record["skipped_metrics"] for name in names)
+    """Whether a metric has no value by its protocol of today; one that did not apply is asked again."""
+    return record["status"] == "done" and any(not measured(record, name) for name in names)

@@ -51,6 +51,7 @@ class Generator(Method):
     needs = frozenset({"teacher"})
     added = {"network": "residual"}
     data_free: ClassVar[bool] = True
+    phases = ("critic_first", "warm_up")
     cheap = {
         "batch": 32,
         "hidden": (16,),

@@ -23,7 +23,7 @@ from bench.device import resolve_device
 from bench.environment import environment, git_state, source_digest
 from bench.errors import RunFailed, UserError
 from bench.fit.interrupt import Interrupted, listening
-from bench.job import current_job
+from bench.job import current_job, ends
 from bench.launch.group import Group, Job
 from bench.launch.journal import Journal
 from bench.record import new_record
@@ -56,7 +56,7 @@ class Work:
         log.setLevel(logging.INFO)
         log.propagate = False  # submitit has a handler of its own at the root
         journal = Journal(Path(job.folder))
-        started = time.time()
+        end = ends(60 * job.minutes)
         rank, size = _place()
         with listening(signal.SIGTERM, signal.SIGUSR2):
             current: Group | None = None
@@ -71,7 +71,7 @@ class Work:
             except Interrupted as stop:
                 for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
                     signal.signal(number, signal.SIG_IGN)
-                _stop(job, current, stop, journal, started)
+                _stop(job, current, stop, journal, end)
         journal.write("end", problems=problems)
         if problems:
             raise JobFailed(f"{len(problems)} of {len(mine)} batched runs did not end well")
@@ -151,7 +151,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, started: float) -> None:
+def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, end: float) -> None:
     """The checkpoint is written; see to it that the job goes on.
 
     SIGTERM alone is SLURM's own doing (preemption, scancel, a lost race against the time limit): it starts the job
@@ -161,7 +161,7 @@ def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, st
         journal.write("stopped", signal="SIGTERM")
         log.warning("stopped by SIGTERM; whoever starts this job again continues from the checkpoint")
         sys.exit(128 + stop.number)
-    out_of_time = time.time() - started >= 60 * job.minutes - job.signal_seconds - EARLY
+    out_of_time = time.time() >= end - job.signal_seconds - EARLY
     if out_of_time:
         journal.write("timeout")
         restarts = {event["restart"] for event in journal.events("timeout")}

@@ -1,0 +1,79 @@
+"""A job that is warned knows a time limit from a preemption."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import bench.job
+from bench.fit.interrupt import Interrupted
+from bench.launch import worker
+from bench.launch.group import Job
+from bench.launch.journal import Journal
+
+START, MINUTES, AHEAD = 1_700_000_000, 10, 120
+WARNING = 60 * MINUTES - AHEAD - 60  # SLURM looks at time limits once a minute, so it may warn a minute early
+SAYS = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_START_TIME": str(START),
+    "SLURM_JOB_END_TIME": str(START + 60 * MINUTES),
+}
+
+
+@pytest.fixture
+def why(tmp_path, monkeypatch):
+    """Why a job says it stops: SLURM tells what is named; the work begins and the warning comes so long after START."""
+
+    def stop(told: tuple[str, ...], begins: int, warned: int) -> str:
+        clock = SimpleNamespace(time=lambda: START + begins)
+
+        def warn():
+            clock.time = lambda: START + warned
+            raise Interrupted(signal.SIGUSR2)
+
+        for name in (*SAYS, "SLURM_PROCID", "SLURM_NTASKS"):
+            monkeypatch.delenv(name, raising=False)
+        for name in told:
+            monkeypatch.setenv(name, SAYS[name])
+        monkeypatch.setattr(bench.job, "time", clock)
+        monkeypatch.setattr(worker, "time", clock)
+        monkeypatch.setattr(worker, "discover", warn)
+        monkeypatch.setattr(worker, "requeue", lambda: None)
+        monkeypatch.setattr(worker, "log", logging.getLogger("sivibench.job"))
+        with pytest.raises(SystemExit):
+            worker.Work()(Job([], str(tmp_path), MINUTES, AHEAD, 20, None, ""))
+        journal = Journal(tmp_path)
+        [event] = journal.events("requeued")
+        assert bool(journal.events("timeout")) == (event["reason"] == "time limit")
+        journal.path.unlink()
+        return event["reason"]
+
+    return stop
+
+
+def answer(monkeypatch, text: str) -> None:
+    """A ``scontrol`` that says this."""
+    run = SimpleNamespace(run=lambda *arguments, **keys: SimpleNamespace(stdout=text), TimeoutExpired=TimeoutError)
+    monkeypatch.setattr(bench.job, "subprocess", run)
+
+
+@pytest.mark.parametrize("imports", [0, 10, 30])
+@pytest.mark.parametrize("told", [["START_TIME", "END_TIME"], ["START_TIME"], ["END_TIME"], ["ID"]])
+def test_a_warning_a_minute_early_is_one_of_the_time_limit_however_long_imports_take(why, monkeypatch, told, imports):
+    said = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(START))
+    # A preemption brings EndTime forward.
+    answer(monkeypatch, f"JobId=7 SubmitTime=2020-01-01T00:00:00 StartTime={said} EndTime={said} Deadline=N/A\n")
+    names = tuple(f"SLURM_JOB_{name}" for name in told)
+    assert why(names, imports, WARNING) == "time limit"
+    assert why(names, imports, 300) == "preemption"
+
+
+def test_where_slurm_does_not_tell_the_time_is_counted_from_where_the_work_begins(why, monkeypatch):
+    answer(monkeypatch, "JobId=7 StartTime=Unknown\n")
+    for told in ((), ("SLURM_JOB_ID",)):
+        assert why(told, 0, WARNING) == "time limit" and why(told, 0, 300) == "preemption"
+        assert why(told, 30, WARNING + 30) == "time limit"

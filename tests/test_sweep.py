@@ -15,7 +15,7 @@ from bench.config import CONF, compose
 from bench.errors import UserError
 from bench.store import Store
 from bench.sweep import make_plan, run_sweep
-from bench.sweep.expand import load_sweep
+from bench.sweep.expand import load_sweep, sweep_of
 from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
@@ -119,6 +119,11 @@ def test_mistakes_in_the_file(write, tmp_path):
         make_plan("nope")
     with pytest.raises(UserError, match="cannot read the sweep"):
         make_plan(write(BOTH, unknown_key=1))
+    path = write(BOTH, "method=stub_plain target='stub_gauss")
+    with pytest.raises(UserError, match=rf"line 2 of the overrides of the sweep {path}: no closing quotation in"):
+        make_plan(path)
+    with pytest.raises(UserError, match="no closing quotation"):
+        make_plan(sweep_of(["target='stub_gauss"]))
     (tmp_path / "bad.yaml").write_text("overrides: [")
     with pytest.raises(UserError, match="cannot read the sweep"):
         make_plan(str(tmp_path / "bad.yaml"))

@@ -48,7 +48,7 @@ def load_sweep(name: str) -> Sweep:
     """Read ``conf/sweep/<name>.yaml``, or the file itself if ``name`` ends in .yaml.
 
     Raises:
-        UserError: no such sweep, not YAML, or an unknown or ill-typed key.
+        UserError: no such sweep, not YAML, an unknown or ill-typed key, or a line with an unclosed quote.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONF / "sweep" / f"{name}.yaml"
     if not path.is_file():
@@ -65,6 +65,8 @@ def load_sweep(name: str) -> Sweep:
     assert isinstance(sweep, Sweep)
     if not sweep.overrides:
         raise UserError(f"the sweep {path} has no overrides", "give a list of lines like `method=a,b target=c`")
+    for number, line in enumerate(sweep.overrides, 1):
+        _split(line, f"line {number} of the overrides of the sweep {path}")
     for pattern in sweep.exclude:
         if pattern.count("/") != 1:
             raise UserError(
@@ -80,6 +82,16 @@ def sweep_of(lines: Sequence[str]) -> Sweep:
     return Sweep(f"adhoc-{digest}", " ".join(lines), list(lines))
 
 
+def _split(line: str, where: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:  # its words: "No closing quotation" or "No escaped character"
+        raise UserError(
+            f"cannot read {where}: {str(error).lower()} in {line!r}",
+            "close the quote; a value that needs quotes itself is written \"key='a b'\"",
+        ) from error
+
+
 def expand(line: str, extra: Sequence[str], loader: ConfigLoader) -> Iterator[list[str]]:
     """All combinations of one line's values.
 
@@ -92,7 +104,7 @@ def expand(line: str, extra: Sequence[str], loader: ConfigLoader) -> Iterator[li
         UserError: an override does not follow the grammar.
     """
     parser = OverridesParser.create(config_loader=loader)
-    texts = [*shlex.split(line), *extra]
+    texts = [*_split(line, "a line of overrides"), *extra]
     parsed = dict(zip(texts, parse(texts, parser), strict=True))
     last = {override.key_or_group: text for text, override in parsed.items()}
     options = []

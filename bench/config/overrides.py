@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,12 +29,31 @@ def parse(overrides: Sequence[str], parser: OverridesParser | None = None) -> li
         try:
             found += parser.parse_overrides([text])  # the plural alone hands the loader on, which globs need
         except HydraException as error:
-            detail = str(error).splitlines()[1:2] or [str(error)]
             raise UserError(
-                f"cannot read the override {text!r}: {detail[0].strip()}",
+                f"cannot read the override {text!r}: {_complaint(text, str(error))}",
                 "write key=value, for example train.iterations=2000; quote values with special characters",
             ) from error
     return found
+
+
+def _complaint(text: str, said: str) -> str:
+    """What is wrong with an override, from the parser's words, which are about tokens and carets."""
+    if "LexerNoViableAlt" in said:  # the text, and below it a caret at the character that begins no token
+        first, caret = (*said.splitlines(), "", "")[:2]
+        at = caret.find("^") - first.find(text)
+        if text in first and 0 <= at < len(text):
+            quote = text[at] in "'\"" and text.count(text[at]) % 2
+            return f"the quote {text[at]} is not closed" if quote else f"unexpected {text[at]!r} (character {at + 1})"
+        return "it has a quote that is not closed, or a character that needs quotes"
+    if "no viable alternative" in said:
+        unclosed = any(text.count(a) > text.count(b) for a, b in ("[]", "{}", "()"))
+        return "a bracket is not closed" if unclosed else "it ends in the middle of a value"
+    if "missing EQUAL" in said:
+        return "there is no '=' in it"
+    if found := re.search(r"(?:mismatched|extraneous) input '(.*?)' expecting", said):
+        return "it ends too early" if found[1] == "<EOF>" else f"unexpected {found[1]!r}"
+    lines = [line.strip() for line in said.splitlines()]
+    return next((line for line in lines if line and not line.startswith(("Error parsing", "See "))), said.strip())
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -52,12 +72,14 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def check_override(text: str, override: Override) -> None:
-    """Refuse additions, deletions, a changed name and unknown choices of method and target.
+    """Refuse additions, deletions, a changed name and choices that are unknown or no names.
 
     Raises:
         UserError: see above; a sweep's choices are checked once it is expanded.
     """
     key = override.key_or_group
+    if not key:
+        raise UserError(f"{text!r} names no key", "write key=value, for example train.iterations=2000")
     if override.is_add() or override.is_delete():
         raise UserError(f"{text!r} adds or deletes a key", "keys are fixed by the signatures: write key=value")
     if key in ("method.name", "target.name"):
@@ -67,6 +89,11 @@ def check_override(text: str, override: Override) -> None:
         registry.get(key, str(override.value()))  # type: ignore[arg-type]
     if key == "tuned" and not override.is_sweep_override():
         _check_tuned(str(override.value()))
+    if key in ("train", "eval", "launcher") and not (
+        override.is_sweep_override() or isinstance(override.value(), str | dict)
+    ):
+        known = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        raise UserError(f"{text!r} names no {key} configuration", f"choose from: {', '.join(known)}")
 
 
 def _check_tuned(name: str) -> None:

@@ -105,7 +105,20 @@ def require_positive(**values: float | Sequence[float]) -> None:
 
 
 def require_fraction(**values: float) -> None:
-    """Refuse hyper-parameters outside [0, 1].
+    """Refuse hyper-parameters outside [0, 1): decays of averages, with 1 the average would keep its first value.
+
+    Raises:
+        UserError: naming the first that is outside.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(
+                f"method.{name}={value} must be at least 0 and below 1", "change the override or leave it out"
+            )
+
+
+def require_share(**values: float) -> None:
+    """Refuse hyper-parameters outside [0, 1]: parts of a whole, of which 1 is all.
 
     Raises:
         UserError: naming the first that is outside.

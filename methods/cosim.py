@@ -8,7 +8,7 @@ from torch import Generator as TorchGenerator
 from torch import Tensor, nn
 
 from bench.registry import register
-from methods.base import Clock, Noise, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Noise, require_not_negative, require_positive, require_share
 from methods.diffusion.games import game, regression
 from methods.diffusion.generator import Generator
 from methods.diffusion.networks import Conditioned
@@ -56,7 +56,7 @@ class CoSIM(Generator):
         super().__init__(target, **options)  # type: ignore[arg-type]
         require_positive(references=references, alpha=alpha)
         require_not_negative(regulariser=regulariser)
-        require_fraction(jump=jump)
+        require_share(jump=jump)
         self.draws, self.regulariser, self.alpha, self.weight, self.jump = draws, regulariser, alpha, weight, jump
         if draws == "reference":
             generator = TorchGenerator().manual_seed(0)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from methods.base import Clock, Noise, Player, require_fraction, require_positive
+from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
 from methods.families import SemiImplicit, SemiImplicitMethod
 from methods.optim import Adam, staircase
 from methods.repulsion import ConstantBandwidth
@@ -52,7 +52,8 @@ class Directed(SemiImplicitMethod):
     ) -> None:
         super().__init__(target)
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
-        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal)
+        require_fraction(beta1=beta1, beta2=beta2)
+        require_share(anneal=anneal)
         self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
         self.batch, self.bandwidth, self.anneal = batch, bandwidth, anneal
         self.lr, self.betas, self.decay, self.decay_every = lr, (beta1, beta2), decay, decay_every

@@ -43,7 +43,8 @@ class FlowMethod(Method):
         clip: float = 10.0,
     ) -> None:
         super().__init__(target)
-        require_positive(transforms=transforms, hidden=hidden, batch=batch, lr=lr, decay_every=decay_every, clip=clip)
+        require_positive(transforms=transforms, hidden=hidden, batch=batch, lr=lr, clip=clip)
+        require_positive(decay=decay, decay_every=decay_every)
         self.flow = self.build(target.dim, transforms, tuple(hidden))
         self.batch, self.lr, self.clip = batch, lr, clip
         self.schedule = staircase(decay, decay_every)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.kpg_direction import dense, direction_backend
 from methods.kpg_fused import fused
@@ -91,7 +91,8 @@ class KPGIS(SemiImplicitMethod):
         super().__init__(target)
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
         require_positive(latents=latents, proposal=proposal, lr_proposal=lr_proposal)
-        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal)
+        require_fraction(beta1=beta1, beta2=beta2)
+        require_share(anneal=anneal)
         require_not_negative(own=own)
         if not 0 < alpha_min < alpha_max < 1:
             raise UserError(

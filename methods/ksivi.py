@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
 from methods.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
 from methods.kernels import Bandwidth, Kernel
 from methods.optim import Adam, staircase
@@ -101,7 +101,8 @@ class KSIVI(SemiImplicitMethod):
         super().__init__(target)
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
         require_positive(warm_lr=warm_lr, clip=1.0 if clip is None else clip)
-        require_fraction(beta1=beta1, beta2=beta2, anneal=anneal, ema=0.0 if ema is None else ema)
+        require_fraction(beta1=beta1, beta2=beta2, ema=0.0 if ema is None else ema)
+        require_share(anneal=anneal)
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
         family = ConditionalVariance if variance == "conditional" else SemiImplicit
         self.q = family(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)

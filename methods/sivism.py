@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
 from methods.optim import Adam, Optimiser, RMSprop, staircase
 from methods.options import with_options_of
@@ -89,7 +89,8 @@ class SIVISM(SemiImplicitMethod):
         require_positive(warm_lr=warm_lr, critic_warm_lr=critic_warm_lr)
         require_not_negative(warm_start=warm_start, critic_warm=critic_warm)
         beta2_critic = beta2 if beta2_critic is None else beta2_critic
-        require_fraction(beta1=beta1, beta2=beta2, beta2_critic=beta2_critic, anneal=anneal)
+        require_fraction(beta1=beta1, beta2=beta2, beta2_critic=beta2_critic)
+        require_share(anneal=anneal)
         self.q = SemiImplicit(
             target.dim, noise_dim=noise_dim, hidden=tuple(hidden), log_var=log_var, log_var_min=log_var_min
         )

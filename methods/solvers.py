@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Noise, require_fraction
+from methods.base import Noise, require_share
 from methods.diffusion.solver import Solver
 from methods.options import with_options_of
 from targets.base import Target
@@ -33,7 +33,7 @@ class DDIM(Solver):
     @with_options_of(Solver)
     def __init__(self, target: Target, *, eta: float = 0.0, **options: object) -> None:
         super().__init__(target, **options)  # type: ignore[arg-type]
-        require_fraction(eta=eta)
+        require_share(eta=eta)
         self.eta = eta
 
     def options(self) -> dict[str, Any]:

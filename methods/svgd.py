@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_fraction, require_positive
+from methods.base import Clock, Method, Noise, Player, require_positive, require_share
 from methods.directed import Directed
 from methods.families import anneal
 from methods.optim import Adam, Optimiser, RMSprop, staircase
@@ -55,7 +55,7 @@ class SVGD(Method):
     ) -> None:
         super().__init__(target)
         require_positive(particles=particles, lr=lr, decay=decay, decay_every=decay_every)
-        require_fraction(anneal=anneal)
+        require_share(anneal=anneal)
         self.particles = nn.Parameter(torch.randn(particles, target.dim))
         self.kernel, self.bandwidth, self.optimiser, self.anneal = kernel, bandwidth, optimiser, anneal
         self.lr, self.decay, self.decay_every = lr, decay, decay_every

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from bench.registry import register
 from methods import hmc
-from methods.base import Clock, Noise, Player, require_fraction, require_positive
+from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
 from methods.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.optim import Blocks, RMSprop, staircase
 from targets.base import Target
@@ -101,7 +101,8 @@ class UIVI(SemiImplicitMethod):
         require_positive(outer=outer, noise_dim=noise_dim, hidden=hidden, sd=sd, burn_in=burn_in, samples=samples)
         require_positive(leapfrog=leapfrog, step_size=step_size, accept=accept, lr=lr, lr_sd=lr_sd)
         require_positive(decay=decay, decay_every=decay_every)
-        require_fraction(accept=accept, anneal=anneal)
+        require_fraction(accept=accept)  # at 1 the steps would shrink for ever
+        require_share(anneal=anneal)
         self.q: DirectScale = DirectScale(target.dim, noise_dim, tuple(hidden), sd=sd, init=init)
         self.register_buffer("step_size", torch.tensor(float(step_size)))
         self.outer, self.burn_in, self.samples, self.leapfrog = outer, burn_in, samples, leapfrog

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Clock, Noise, Player, require_fraction, require_positive
+from methods.base import Clock, Noise, Player, require_positive, require_share
 from methods.families import SemiImplicit, SemiImplicitMethod
 from methods.kernels import squares
 from methods.optim import Adam, Schedule, staircase
@@ -69,7 +69,7 @@ class PathGradientMethod(SemiImplicitMethod):
         super().__init__(target)
         require_positive(noise_dim=noise_dim, hidden=hidden, alpha=alpha, batch=batch, inner=inner)
         require_positive(lr=lr, decay=decay, decay_every=decay_every)
-        require_fraction(decay=decay)
+        require_share(decay=decay)
         self.q = UniformSemiImplicit(target.dim, noise_dim, tuple(hidden), alpha)
         self.batch, self.inner, self.lr = batch, inner, lr
         self.schedule: Schedule = staircase(decay, decay_every)

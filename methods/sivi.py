@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class SIVI(SemiImplicitMethod):
     """
 
     paper_name = "SIVI"
-    phases = ("warm_start",)
+    phases: ClassVar[tuple[str, ...]] = ("warm_start",)
     cheap = {"outer": 32, "auxiliary": 32}
     added = {"warm_start": 0, "warm_lr": 1e-2}
 

@@ -339,6 +339,15 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
     assert main(["reproduce", "all", *results, "threads=1"]) == 2
     assert "`all` runs none" in capsys.readouterr().err
+    for option in (["--jobs", "0"], ["--dry-run"], ["--retry"]):
+        for which in ([], ["all"]):
+            assert main(["reproduce", *which, *results, *option]) == 2
+            assert f"{option[0]} says how to run a table" in capsys.readouterr().err
+    assert main(["reproduce", "one", *results, "--dry-run", "--jobs", "0"]) == 2
+    capsys.readouterr()
+    assert main(["reproduce", "one", *results, "--dry-run", "--seeds", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 missing" in shown and "agrees" in shown  # what is to do, then the table as it is
     assert main(["reproduce", "one", *results, "launcher=slurm", "site=x"]) == 2
     assert "runs on this machine" in capsys.readouterr().err
     assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2

@@ -66,7 +66,9 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--seeds", type=int, metavar="N", help="seeds per cell (default: the table's)")
     add("--budget", type=float, default=1.0, metavar="F", help="fraction of the paper's iterations (default: 1)")
     add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
-    add("--dry-run", action="store_true", help="only show what is done and what is to do")
+    add(
+        "--dry-run", action="store_true", help="run nothing: show what is missing, and the table from its records alone"
+    )
     add("--retry", action="store_true", help="fit again what failed, diverged or timed out")
     add("--markdown", metavar="FILE", help="put the tables into FILE, between its marks")
     add("--latex", metavar="FILE", help="write the tables as LaTeX")

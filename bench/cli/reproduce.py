@@ -19,8 +19,7 @@ from bench.reproduce.tables import load_table, names
 def reproduce(args: argparse.Namespace) -> int:
     """Run a table and compare it; without a name, or with ``all``, only look at the records; 1 if a run failed."""
     if args.name in (None, "all"):
-        if args.overrides:
-            raise UserError(f"{args.overrides[0]!r} says how to run a table, and `all` runs none", "name one table")
+        _refuse_how(args)
         compose = Composer()
         results = [_look(name, args, compose) for name in names()]
     else:
@@ -34,6 +33,18 @@ def reproduce(args: argparse.Namespace) -> int:
         print(render.summary_line(results))
     _write(args, results)
     return int(any(result.failed for result in results) and not args.dry_run)
+
+
+def _refuse_how(args: argparse.Namespace) -> None:
+    """Refuse what would have no effect because nothing is run.
+
+    Raises:
+        UserError: it is there.
+    """
+    given = {"--jobs": args.jobs is not None, "--dry-run": args.dry_run, "--retry": args.retry}
+    for text in [*map(repr, args.overrides), *(name for name, there in given.items() if there)]:
+        what = "`all` runs none" if args.name else "the list of tables runs none"
+        raise UserError(f"{text} says how to run a table, and {what}", "name one table, or leave it out")
 
 
 def _look(name: str, args: argparse.Namespace, compose: Composer) -> Result:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import claims, registry
+from bench.config.config import Config, build_method, build_target
 from bench.config.identity import config_id
 from bench.errors import UserError
 from bench.files import TEMPORARY
 from bench.record import STATUSES, read_record
 from bench.store import Store
+from targets.fetch import local_only
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def check_store(store: Store) -> list[Problem]:
     problems: list[Problem] = []
     places: dict[str, list[Path]] = defaultdict(list)
     sources: dict[str, dict[str, Path]] = defaultdict(dict)
+    reasons: dict[tuple[str, str], str | None] = {}
     for path in store.files():
         try:
             record = read_record(path)
@@ -45,7 +48,7 @@ def check_store(store: Store) -> list[Problem]:
         env = record["env"]
         if env.get("git") and not env.get("dirty"):
             sources[str(env["git"])].setdefault(str(env.get("source")), path)
-        problems += [Problem(level, str(path), message) for level, message in _record_problems(record, path)]
+        problems += [Problem(level, str(path), message) for level, message in _record_problems(record, path, reasons)]
     for run_id, paths in places.items():
         if len(paths) > 1:
             problems.append(Problem("error", str(paths[1]), f"run {run_id} is also in {paths[0]}"))
@@ -60,7 +63,9 @@ def check_store(store: Store) -> list[Problem]:
     return problems
 
 
-def _record_problems(record: dict[str, Any], path: Path) -> Iterator[tuple[Literal["error", "warning"], str]]:
+def _record_problems(
+    record: dict[str, Any], path: Path, reasons: dict[tuple[str, str], str | None]
+) -> Iterator[tuple[Literal["error", "warning"], str]]:
     if record["status"] not in STATUSES:
         yield "error", f"unknown status {record['status']!r}"
     if record["run_id"] != path.stem:
@@ -75,12 +80,14 @@ def _record_problems(record: dict[str, Any], path: Path) -> Iterator[tuple[Liter
     recomputed = config_id(record["config"])
     if (record["config_id"], record["run_id"]) != (recomputed, f"{recomputed}-s{record['seed']}"):
         yield "error", f"the configuration hashes to {recomputed}, not to the ids stored"
-    yield from _metric_problems(record)
+    yield from _metric_problems(record, reasons)
     if record["env"].get("dirty"):
         yield "warning", "made with uncommitted changes of the package"
 
 
-def _metric_problems(record: dict[str, Any]) -> Iterator[tuple[Literal["error", "warning"], str]]:
+def _metric_problems(
+    record: dict[str, Any], reasons: dict[tuple[str, str], str | None]
+) -> Iterator[tuple[Literal["error", "warning"], str]]:
     metrics, protocols, followed = record["metrics"], record["protocols"], record["curve"]["metrics"]
     for name, measured in [*metrics.items(), *((f"{name} (curve)", curve) for name, curve in followed.items())]:
         if measured["protocol"] not in protocols:
@@ -95,13 +102,40 @@ def _metric_problems(record: dict[str, Any]) -> Iterator[tuple[Literal["error", 
     if record["status"] != "done":
         return
     skipped, asked = record["skipped_metrics"], record["config"]["eval"]["metrics"]
-    level: Literal["error", "warning"] = "error"
-    if asked is None:  # the target's own list, which may have grown since
-        entry = registry.entries("target").get(record["target"])
-        asked, level = (getattr(entry.obj, "metrics", ()) if entry else ()), "warning"
-        if not metrics and not skipped:
-            yield "error", "done, but without any metric"
-            return
-    for name in map(str, asked):
-        if name not in metrics and name not in skipped:
-            yield level, f"metric {name} is missing"
+    if asked is not None:
+        yield from (("error", f"metric {name} is missing") for name in asked if name not in {**metrics, **skipped})
+        return
+    if not metrics and not skipped:
+        yield "error", "done, but without any metric"
+        return
+    entry = registry.entries("target").get(record["target"])
+    for name in getattr(entry.obj, "metrics", ()) if entry else ():  # the list may have grown since
+        if name in metrics or name in skipped:
+            continue
+        key = record["config_id"], name
+        if key not in reasons:
+            reasons[key] = _inapplicable(record, name)
+        if reasons[key] is None:
+            yield "warning", f"metric {name} is missing; `sivibench evaluate {name}` adds it where parameters are kept"
+
+
+def _inapplicable(record: dict[str, Any], name: str) -> str | None:
+    """Why a metric cannot be computed for a record's configuration; None if it can, or if nobody here can tell."""
+    known = registry.entries("metric").get(name)
+    kinds = [registry.entries(kind).get(record[kind]) for kind in ("method", "target")]
+    if known is None or None in kinds:
+        return None
+    try:
+        config = Config.of_record(record, "")
+        with local_only():
+            target = build_target(config)
+            method = build_method(config, target)
+    # A teacher or data that are not here, another version, an edited record: then the classes must do, of which most
+    # metrics ask no more.
+    except (UserError, TypeError, ValueError, KeyError):
+        method, target = (entry.obj.__new__(entry.obj) for entry in kinds if entry)
+    try:
+        reason: str | None = known.obj().applies(method, target)
+    except AttributeError:  # of an object that could not be built
+        return None
+    return reason

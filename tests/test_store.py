@@ -8,13 +8,16 @@ import os
 
 import pytest
 
+from bench import check, registry
 from bench.check import check_store
 from bench.config import compose
 from bench.errors import UserError
 from bench.files import write_json_atomic
+from bench.metrics.base import Metric
 from bench.record import new_record, read_record
 from bench.store import Store
-from stubs import PAIR, record_of
+from methods.base import Method
+from stubs import PAIR, Gauss, record_of
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
 
@@ -121,6 +124,44 @@ def test_check_names_each_problem(store, change, words):
     write_json_atomic(path, record)
     problems = check_store(store)
     assert any(words in problem.message and problem.path == str(path) for problem in problems), problems
+
+
+@pytest.mark.parametrize("broken", [None, "build_method", "of_record"])
+def test_check_misses_no_metric_that_cannot_be_had(store, monkeypatch, broken):
+    """Also where the run cannot be built here, for want of a teacher; what only an object can tell is then unknown."""
+
+    def lacking(*arguments):
+        raise UserError("no teacher here")
+
+    class OfClass(Metric):
+        """Asks the class of the method."""
+
+        def applies(self, method, target):
+            return None if type(method).nll_bound is not Method.nll_bound else "no bound"
+
+    class OfObject(Metric):
+        """Asks the method itself."""
+
+        def applies(self, method, target):
+            return "too many" if method.batch > 5 else None
+
+    class Always(Metric):
+        """Asks nobody."""
+
+    for name, metric in {"of_class": OfClass, "of_object": OfObject, "always": Always}.items():
+        registry.register("metric", name, source="test")(metric)
+    monkeypatch.setattr(Gauss, "metrics", ("stub", "of_class", "of_object", "always"))
+    if broken == "build_method":
+        monkeypatch.setattr(check, "build_method", lacking)
+    elif broken:
+        monkeypatch.setattr(check.Config, "of_record", lacking)
+    for seed in range(2):
+        store.put(record_of(compose(PAIR), seed))
+    found = [problem.message.split(";")[0] for problem in check_store(store)]
+    missing = (
+        ["metric always is missing"] if broken is None else ["metric of_object is missing", "metric always is missing"]
+    )
+    assert found == missing * 2
 
 
 def test_check_looks_beyond_single_records(store):

@@ -12,7 +12,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from bench.errors import UserError
 from bench.metrics.base import Fitted
 from bench.metrics.elbo import BoundMetric
-from bench.metrics.log_q_bounds import LogQ, Protocol, log_q_bounds, pairs
+from bench.metrics.log_q_bounds import LogQ, Protocol, log_q_bounds
+from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise, generator
 from bench.registry import get
 from methods.base import Method, Noise

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from bench.metrics import density_grid, js_hist
+from bench.metrics.divergence import js_of_shares
 from bench.metrics.evaluate import evaluate
 from bench.metrics.grid_divergence import JSGrid, KLForwardGrid, KLReverseGrid
 from metric_fakes import Explicit, GaussianTarget, SemiImplicit, fitted
@@ -123,4 +125,12 @@ def test_js_hist_of_equal_and_of_disjoint_laws() -> None:
     assert 0 < equal.value < 1.5 * equal.floor and equal.floor < 0.02
     for mean in ((100.0, 0.0), (8.0, 8.0)):  # outside the window; inside it
         assert js_hist.JSHist(n=2000)(fitted(mean=mean, sd=(0.1, 0.1))).value == pytest.approx(math.log(2), abs=1e-6)
-    assert js_hist.js(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])) == pytest.approx(0.215762, abs=1e-6)
+
+
+def test_js_of_shares_is_scipys() -> None:
+    assert js_of_shares(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])) == pytest.approx(0.215762, abs=1e-6)
+    window = ((-3.0, 3.0), (-3.0, 3.0))
+    for shift in (0.0, 0.1, 2.0, 50.0):
+        a, b = (js_hist.histogram(normal(20_000, 2, seed=seed) + s, window, 64) for seed, s in enumerate((0.0, shift)))
+        assert js_of_shares(a, b) == pytest.approx(jensenshannon(a.numpy(), b.numpy()) ** 2, abs=1e-14)
+        assert math.isnan(js_of_shares(a, b * float("nan")))

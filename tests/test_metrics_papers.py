@@ -11,6 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from bench.metrics import mixture, score_error, sliced_pot, target_draws, truncated_wasserstein, two_sample
 from bench.metrics.base import Fitted
+from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise
 from metric_fakes import Explicit, GaussianTarget, Implicit, SemiImplicit, fitted
 from targets.base import Unsupported
@@ -200,7 +201,7 @@ def test_the_long_chain_finds_the_score_of_a_gaussian() -> None:
     method = WithDensity(GaussianTarget(), mean=(1.0, -1.0), sd=(1.0, 2.0))
     noise = DirectNoise(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        z, x = score_error.generating_pairs(method, 100, noise)
+        x, z = pairs(method, 100, noise)
         first, second = score_error.chain_score(method, x, z, noise, burn_in=30, samples=140, leapfrog=5)
         exact = (method.mean - x) / method.sd.square()
         error = float(((first + second) / 2 - exact).square().sum(1).mean())

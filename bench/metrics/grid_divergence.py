@@ -10,7 +10,6 @@ the Monte-Carlo part of the value (about twice it, since both sides are noisy). 
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -18,22 +17,10 @@ from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.density_grid import grid_masses, reason_against_grid
+from bench.metrics.divergence import js, kl
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
-
-
-def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b) of two log probability vectors [n] -> scalar (nats); infinite where b is 0 and a is not."""
-    a = log_a.exp()
-    # Masks on the mass, not on its log: 0 * log(0 / 0) is 0, and a NaN stays visible.
-    return torch.where(a == 0, 0.0, a * (log_a - log_b)).sum()
-
-
-def js(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence (not its square root) of two log probability vectors, in [0, ln 2] nats."""
-    middle = torch.logaddexp(log_a, log_b) - math.log(2)
-    return (kl(log_a, middle) + kl(log_b, middle)) / 2
 
 
 class GridDivergence(Metric):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.divergence import js_of_shares
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -31,12 +31,6 @@ def histogram(x: Tensor, window: Window, bins: int) -> Tensor:
     index[inside] = cell[:, 0] * bins + cell[:, 1]
     shares = torch.bincount(index, minlength=bins * bins + 1).double() / len(x)
     return shares * float("nan") if x.isnan().any() else shares
-
-
-def js(a: Tensor, b: Tensor) -> float:
-    """Jensen-Shannon divergence of two probability vectors (nats)."""
-    # SciPy returns the distance, which is the square root of the divergence.
-    return float(jensenshannon(a.cpu().numpy(), b.cpu().numpy()) ** 2)
 
 
 @register("metric", "js_hist", source="Lin 1991 (doi:10.1109/18.61115), on histograms; protocol of this suite")
@@ -71,4 +65,4 @@ class JSHist(Metric):
         window = q.target.window
         assert window is not None and len(window) == 2
         truth, other = (histogram(x, window, self.bins) for x in q.truth_pair(self.n))
-        return Value(js(histogram(q.draws(self.n), window, self.bins), truth), js(truth, other))
+        return Value(js_of_shares(histogram(q.draws(self.n), window, self.bins), truth), js_of_shares(truth, other))

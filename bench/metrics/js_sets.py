@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
-from bench.metrics.js_hist import Window, histogram, js
+from bench.metrics.divergence import js_of_shares
+from bench.metrics.js_hist import Window, histogram
 from bench.noise import generator
 from bench.registry import register
 from methods.base import Method
@@ -56,7 +57,7 @@ class JSSets(Metric):
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
         box, truth, floor = _reference(q.target, self.n, self.bins, self.tail, self.margin)
-        return Value(js(histogram(q.draws(self.n), box, self.bins), truth), floor)
+        return Value(js_of_shares(histogram(q.draws(self.n), box, self.bins), truth), floor)
 
 
 @lru_cache(maxsize=16)
@@ -65,4 +66,4 @@ def _reference(target: Target, n: int, bins: int, tail: float, margin: float) ->
     both = target.truth(2 * n, generator("js_sets", "truth"))
     box = quantile_box(both[:n], tail, margin)
     truth, other = (histogram(part, box, bins) for part in (both[:n], both[n:]))
-    return box, truth, js(truth, other)
+    return box, truth, js_of_shares(truth, other)

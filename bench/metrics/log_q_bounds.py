@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted
+from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise, derived_seed
 from methods.base import Method
 from methods.bounds import lower, upper
 from methods.reverse import MixtureReverse, Reverse
-from targets.base import Unsupported
 
 NUMBERS_PER_CHUNK = 30_000_000
 PAIRS = 4096
@@ -104,23 +104,6 @@ def _numbers_per_weight(method: Method, z: Tensor, protocol: Protocol) -> int:
     """Floats that one weight needs at its widest: the mixture's components, or a layer of the conditional's network."""
     widest = max((max(p.shape) for p in method.parameters()), default=1)
     return max(widest, protocol.components * z.shape[1])
-
-
-def pairs(method: Method, n: int, noise: DirectNoise) -> tuple[Tensor, Tensor]:
-    """n draws (x, z) of a semi-implicit q, [n, d] and [n, k].
-
-    Raises:
-        Unsupported: q gives no mixing draws.
-    """
-    z = method.mixing(n, noise)
-    if z is None:
-        raise Unsupported("q is implicit: it gives neither log_prob nor mixing and conditional")
-    conditional = method.conditional(z)
-    scale = getattr(conditional, "scale_tril", None)
-    if scale is not None:
-        xi = noise.normal(*conditional.mean.shape)
-        return conditional.mean + (scale @ xi.unsqueeze(-1)).squeeze(-1), z
-    return conditional.mean + conditional.stddev * noise.normal(*conditional.mean.shape), z
 
 
 def _proposal(q: Fitted, protocol: Protocol) -> Reverse | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.pairs import pairs
 from bench.registry import register
 from methods import hmc
 from methods.base import Method, Noise
@@ -17,19 +18,6 @@ from targets.base import Target, Unsupported
 
 Estimator = Callable[[Tensor, Tensor, Noise], Tensor]
 """Estimate of grad log q at x [n, d] that may use the z [n, k] each x was drawn from."""
-
-
-def generating_pairs(method: Method, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
-    """n pairs (z, x) with z ~ q(z), x ~ q(x | z): [n, k] and [n, d].
-
-    Raises:
-        Unsupported: no mixing distribution, or a conditional that is not a diagonal Gaussian.
-    """
-    z = method.mixing(n, noise)
-    if z is None:
-        raise Unsupported("q has no mixing distribution")
-    base = _gaussian(method.conditional(z))
-    return z, base.loc + base.scale * noise.normal(*base.loc.shape)
 
 
 def conditional_score(method: Method, x: Tensor, z: Tensor) -> Tensor:
@@ -117,7 +105,7 @@ class ScoreError(Metric):
 
     def __call__(self, q: Fitted) -> Value:
         method = q.method
-        z, x = generating_pairs(method, self.n, q.noise("score pairs"))
+        x, z = pairs(method, self.n, q.noise("score pairs"))
         z, x = z.detach(), x.detach()
         halves = chain_score(
             method, x, z, q.noise("score chains"), burn_in=self.burn_in, samples=self.samples, leapfrog=self.leapfrog

@@ -56,7 +56,7 @@ class HSIVIDiffusion(Layered):
 
     paper_name = "HSIVI-SM"
     data_free: ClassVar[bool] = True
-    added = {"layer": "ddim"}
+    added = {"layer": "ddim", "history": "student"}
     phases = ("critic_first", "warm_up")
     cheap = {
         "nfe": 2,

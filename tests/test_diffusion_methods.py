@@ -246,9 +246,31 @@ def test_second_order_layers_start_as_dpm_solver_pp(eta):
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("history", ["student", "teacher"])
+def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
+    times = (0, 14, 50, 130, 300, 800)
+    method = HSIVIDiffusion(
+        Gaussian(), nfe=5, grid="explicit", times=times, eta=(0, 0, 0, 1, 1), frozen=3, layer="dpmpp", history=history
+    )
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            parameter.add_(0.1)  # away from the teacher
+    found, again, steps, before = method.sample(50, noise("H")), noise("H"), method.steps, None
+    x, net = again.normal(50, 2), method.student["net"]
+    for i, k in enumerate(range(5, 0, -1)):
+        teacher = method.teacher.eps(x, times[k])
+        eps = teacher + net.one(x, i) if i < 2 else teacher
+        correction, x0 = steps.extrapolation(k, x, teacher if history == "teacher" else eps, before)
+        x, before = steps.mean(k, x, eps + correction), x0
+        x = x + steps.sd[k] * again.normal(50, 2) if k > 1 else x
+    torch.testing.assert_close(found, x, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [
+        ({"history": "teacher"}, "layer=dpmpp"),
+        ({"history": "teacher", "layer": "dpmpp", "network": "teacher"}, "trainable|residual"),
         ({"eta": (0.2, 0.2)}, "eta"),
         ({"eta": (1.5,)}, "eta"),
         ({"eta": (0.0,)}, "eta=0"),

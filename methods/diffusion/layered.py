@@ -33,6 +33,8 @@ class Layered(Method):
         eta: of DDIM, one value or one per layer, the lowest first.
         layer: mean of a layer: ``ddim``, or ``dpmpp``, of second order: the state of the chain is then x_k and the x_0
             predicted in the layer above, and q(x_{k-1}) is semi-implicit in both.
+        history: whose x_0 layers of second order extrapolate: the ``student``'s, or the ``teacher``'s at the same
+            states, which is what the solver of frozen layers expects (residual networks only: they evaluate both).
         gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate``, both learned.
         gamma_per_layer: learned factors differ between layers.
         network: residuals, one ``per_layer`` or one ``shared`` network conditioned on the noise level; or copies of
@@ -61,6 +63,7 @@ class Layered(Method):
         times: tuple[int, ...] = (),
         eta: tuple[float, ...] = (0.2,),
         layer: Literal["ddim", "dpmpp"] = "ddim",
+        history: Literal["student", "teacher"] = "student",
         gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
         gamma_per_layer: bool = False,
         network: LayerNetwork = "per_layer",
@@ -75,13 +78,18 @@ class Layered(Method):
         self.teacher = teacher_of(target, schedule)
         found = time_grid(grid, nfe, self.teacher.schedule, power=power, times=times)
         self.steps = Steps(found, self.teacher.schedule, tuple(eta))
-        self.nfe, self.network, self.second_order = nfe, network, layer == "dpmpp"
+        self.nfe, self.network, self.second_order, self.history = nfe, network, layer == "dpmpp", history
         self.learned = list(range(nfe, frozen, -1))
         starts = [float(self.steps.times[k]) for k in self.learned]
         self.student = nn.ModuleDict({"net": layer_networks(network, self.teacher, starts, target.dim, tuple(hidden))})
         if gamma != "fixed":
             count, d = len(self.learned), target.dim
             self.student["scale"] = LogGamma(count if gamma_per_layer else 1, d if gamma == "coordinate" else 1)
+        if history == "teacher" and (self.copied or not self.second_order):
+            raise UserError(
+                f"history=teacher with network={network} and layer={layer}",
+                "it needs residual networks (per_layer or shared) and layer=dpmpp",
+            )
 
     def networks(self) -> Sequence[nn.Module]:
         """A residual student evaluates the teacher each time; a copy of it is evaluated in its place."""
@@ -94,14 +102,20 @@ class Layered(Method):
 
     def layer(self, i: int, k: int, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean of x_{k-1} in the i-th layer from the top, and the x_0 predicted on the way; [n, d] each."""
-        eps = self.predicted(i, x) if i < len(self.learned) else self.teacher.eps(x, self.steps.times[k])
-        extrapolated, x0 = self.steps.second_order(k, x, eps, before)
-        return self.steps.mean(k, x, extrapolated if self.second_order else eps), x0
+        eps, recalled = self.predicted(i, k, x)
+        correction, x0 = self.steps.extrapolation(k, x, recalled, before)
+        return self.steps.mean(k, x, eps + correction if self.second_order else eps), x0
 
-    def predicted(self, i: int, x: Tensor) -> Tensor:
-        """eps_phi(x, tau_k) of the i-th trained layer from the top; [n, d] -> [n, d]."""
+    def predicted(self, i: int, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """eps at (x, tau_k) in the i-th layer from the top, and the one whose x_0 is recalled below; [n, d] each."""
         net: Layers = self.student["net"]  # type: ignore[assignment]
-        return net.one(x, i) if self.copied else self.teacher.eps(x, self.steps.times[self.learned[i]]) + net.one(x, i)
+        trained = i < len(self.learned)
+        if trained and self.copied:
+            eps = net.one(x, i)
+            return eps, eps
+        teacher = self.teacher.eps(x, self.steps.times[k])
+        eps = teacher + net.one(x, i) if trained else teacher
+        return eps, teacher if self.history == "teacher" else eps
 
     def gamma(self, i: int) -> Tensor | float:
         """The learned factor on the i-th trained layer's standard deviation, [1, 1 or d], or 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from bench.errors import UserError
@@ -54,16 +55,16 @@ class Steps:
         kept = math.sqrt(max(self.sigma[k - 1] ** 2 - self.sd[k] ** 2, 0.0))
         return self.alpha[k - 1] * x0 + kept * eps
 
-    def second_order(self, k: int, x: Tensor, eps: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """eps with its x0 extrapolated along the step, for ``mean``, and this x0; [..., d] each.
+    def extrapolation(self, k: int, x: Tensor, eps: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What extrapolating x0 along the step adds to eps, for ``mean``, and the x0 of eps; [..., d] each.
 
         x0 + h_k / (2 h_{k+1}) (x0 - before), h_k = lambda_{k-1} - lambda_k, with ``before`` the x0 of the step above:
-        ``mean`` is then that of DPM-Solver++(2M) at eta = 0 and of its SDE version at eta = 1 (Lu et al. 2022,
-        arXiv:2211.01095).  The first step, which has none, and the last one (k = 1) stay of first order.
+        the ``mean`` of the sum is then that of DPM-Solver++(2M) at eta = 0 and of its SDE version at eta = 1 (Lu et al.
+        2022, arXiv:2211.01095).  The first step, which has none, and the last one (k = 1) stay of first order.
         """
         x0 = (x - self.sigma[k] * eps) / self.alpha[k]
         if before is None or k == 1:
-            return eps, x0
+            return torch.zeros_like(eps), x0
         lam = self.half_log_snr
         ratio = (lam[k - 1] - lam[k]) / (2 * (lam[k] - lam[k + 1]))
-        return eps - ratio * self.alpha[k] / self.sigma[k] * (x0 - before), x0
+        return -ratio * self.alpha[k] / self.sigma[k] * (x0 - before), x0

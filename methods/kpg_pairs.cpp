@@ -8,27 +8,14 @@
 #include <limits>
 #include <vector>
 
+#include "exp2.hpp"
 #include "products.hpp"
 #include "relu_network.hpp"
 #include "stein_select.hpp"
 
 namespace {
 
-constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
-constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
-constexpr float FAR = 1e30f;            // a median above it means a seed that has diverged
-
-inline bool finite_all(const float* v, int64_t n) {
-    int bad = 0;  // by bits: does not depend on how the compiler treats NaN
-    for (int64_t i = 0; i < n; ++i) {
-        int32_t b;
-        std::memcpy(&b, v + i, 4);
-        bad |= (b & 0x7f800000) == 0x7f800000;
-    }
-    return !bad;
-}
-
-// exp for arguments of any size, between 2^-126 and 2^126: minimax of degree 5, relative error 1e-7
+// exp for arguments of any size, between 2^-126 and 2^126
 inline float exp_clamped(float v) {
     float t = v * 1.44269504f;
     t = t > -126.0f ? t : -126.0f;
@@ -37,17 +24,7 @@ inline float exp_clamped(float v) {
     int32_t bits;
     std::memcpy(&bits, &magic, 4);
     const int32_t n = bits - 0x4b400000;
-    const float r = t - static_cast<float>(n);
-    float p = 0.00134004321f;
-    p = p * r + 0.00967603710f;
-    p = p * r + 0.0555032721f;
-    p = p * r + 0.240221074f;
-    p = p * r + 0.693147207f;
-    p = p * r + 1.00000008f;
-    const int32_t b = (n + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &b, 4);
-    return p * scale;
+    return exp2_split(n, t - static_cast<float>(n));
 }
 
 struct Work {  // reused between calls of a thread; nothing in it outlives one call's meaning

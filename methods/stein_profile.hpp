@@ -1,4 +1,4 @@
-// What the passes over all pairs of the kernel Stein discrepancy share: kernels, the median, constants.
+// What the passes over all pairs of the kernel Stein discrepancy share: kernels and the median.
 #pragma once
 
 #include <algorithm>
@@ -14,20 +14,6 @@ namespace {
 
 enum Kernel { GAUSSIAN = 0, IMQ = 1, LAPLACE = 2, RIESZ = 3 };
 enum Bandwidth { EXACT = 0, DETACHED = 1, BISECTION = 2 };
-
-constexpr float FAR = 1e30f;            // statistic of padded columns: above every median we accept
-constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
-constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
-
-inline bool finite_all(const float* v, int64_t n) {
-    int bad = 0;  // by bits: does not depend on how the compiler treats NaN
-    for (int64_t i = 0; i < n; ++i) {
-        int32_t b;
-        std::memcpy(&b, v + i, 4);
-        bad |= (b & 0x7f800000) == 0x7f800000;
-    }
-    return !bad;
-}
 
 template <int KERNEL>
 inline void profile(float s, float& k, float& dk) {

@@ -1,15 +1,31 @@
-// Exact selection of an order statistic among non-negative floats, given as their bits (which order as integers).
+// Exact selection of an order statistic among non-negative floats, given as their bits (which order as integers), and
+// what the medians taken with it share.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace {
+
+constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
+constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
+constexpr float FAR = 1e30f;            // above every median we accept: a larger one means a seed that has diverged
+
+inline bool finite_all(const float* v, int64_t n) {
+    int bad = 0;  // by bits: does not depend on how the compiler treats NaN
+    for (int64_t i = 0; i < n; ++i) {
+        int32_t b;
+        std::memcpy(&b, v + i, 4);
+        bad |= (b & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
+}
 
 #ifdef __AVX2__
 struct Compress {  // for each 8-bit mask: the lanes that are set, moved to the front

@@ -65,7 +65,7 @@ def _fused(means: Tensor, scales: Tensor, log_peaks: Tensor, x: Tensor) -> Tenso
     library = LIBRARY.get()
     assert library is not None, "callers ask for it first"
     (n, d), m, centre = x.shape, len(means), means.mean(0)
-    points, centres = (x - centre).contiguous(), (means - centre).T.contiguous()
+    points, centres = (x - centre).float().contiguous(), (means - centre).T.contiguous()
     rates = (math.sqrt(0.5 * math.log2(math.e)) / scales).T.contiguous()
     peaks = ((log_peaks - log_peaks.max()) * math.log2(math.e)).float()
     total = torch.empty(n, dtype=torch.float64)

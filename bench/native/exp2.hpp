@@ -6,11 +6,8 @@
 
 namespace {
 
-// 2^t for t <= 0 (underflow stops at 2^-126): minimax of degree 5, relative error 1e-7
-inline float exp2_negative(float t) {
-    t = t > -126.0f ? t : -126.0f;
-    const int32_t n = static_cast<int32_t>(t - 0.5f);  // to nearest, as t <= 0
-    const float r = t - static_cast<float>(n);
+// 2^(n + r), n in [-126, 126] and |r| <= 1/2: minimax of degree 5, relative error 1e-7
+inline float exp2_split(int32_t n, float r) {
     float p = 0.00134004321f;
     p = p * r + 0.00967603710f;
     p = p * r + 0.0555032721f;
@@ -21,6 +18,13 @@ inline float exp2_negative(float t) {
     float scale;
     std::memcpy(&scale, &b, 4);
     return p * scale;
+}
+
+// 2^t for t <= 0 (underflow stops at 2^-126)
+inline float exp2_negative(float t) {
+    t = t > -126.0f ? t : -126.0f;
+    const int32_t n = static_cast<int32_t>(t - 0.5f);  // to nearest, as t <= 0
+    return exp2_split(n, t - static_cast<float>(n));
 }
 
 }  // namespace

@@ -94,7 +94,7 @@ class Lab:
         def requeued() -> bool:
             nonlocal sent
             if time.monotonic() > sent + 20:
-                # fails for a job that heard the first one and is just leaving its node; one that never does fails `wait`
+                # fails for a job that heard the first one and is leaving its node; one that never does fails `wait`
                 self.cluster.call("scancel", "--signal", "USR2", job, check=False)
                 sent = time.monotonic()
             return any(event["event"] == "requeued" for event in self.events())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import kpg_native, live
+from methods.batched import with_seeds
 from methods.families import relu_layers
 from methods.kpg_direction import Draws
 
@@ -59,10 +60,7 @@ def _(tensors, method):
 
 @_direction.register_vmap
 def _(info, in_dims, tensors, method):
-    batched = [
-        (t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
-        for t, dim in zip(tensors, in_dims[0], strict=True)
-    ]
+    batched = [t.flatten(0, 1) for t in with_seeds(info, in_dims[0], tensors)]
     return _direction(batched, method).unflatten(0, (info.batch_size, -1)), 0
 
 

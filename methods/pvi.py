@@ -17,6 +17,7 @@ from methods.base import Clock, Method, Noise, Player, require_fraction, require
 from methods.families import mlp
 from methods.optim import RMSprop, exponential
 from methods.symmetric import symmetric_exp
+from methods.unit_mixture import mixture_backend, unit_mixture_score
 from targets.base import Target
 
 PRECONDITIONER_FLOOR = 1e-8
@@ -143,7 +144,7 @@ class PVI(Method):
         mu, pull_back = torch.func.vjp(self.k.mean, Z)  # type: ignore[misc]
         x = (mu.unsqueeze(1) + self.k.scale(noise.normal(M, self.samples, self.target.dim), 1)).flatten(0, 1)
         fixed = x.detach()
-        difference = (self.mixture_score(fixed, mu.detach()) - p.score(fixed)).detach()
+        difference = self.mixture_score(fixed, mu) - p.score(fixed).detach()
         drift = pull_back(difference.view(M, self.samples, -1).mean(1))[0].detach() + self.temperature * Z
         changed = self._langevin(drift, noise.normal(M, d_z), clock)
         return (difference * x).sum(-1).mean(), changed
@@ -161,9 +162,12 @@ class PVI(Method):
         return kernels.statistic("gaussian", self.k.scale(x, -1), self.k.scale(mu, -1))
 
     def mixture_score(self, x: Tensor, mu: Tensor) -> Tensor:
-        """grad_x log q at x [n, d] for component means mu [M, d]: sum_m w_m(x) (S S)^-1 (mu_m - x)."""
-        weights = torch.softmax(-0.5 * self._distances(x, mu), dim=-1)
-        return self.k.scale(weights @ mu - x, -2)
+        """grad_x log q at x [n, d] for means mu [M, d]: sum_m w_m(x) (S S)^-1 (mu_m - x), as a constant."""
+        white = unit_mixture_score(self.k.scale(x, -1), self.k.scale(mu, -1))
+        return self.k.scale(white, -1).detach()
+
+    def operations(self) -> dict[str, str]:
+        return {"mixture_score": mixture_backend(self.k.log_cov)}
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log q of the finite mixture, [..., d] -> [...]."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods import live
+from methods.batched import with_seeds
 
 
 class _Caller(nn.Module):
@@ -61,8 +62,5 @@ def _(tensors, module, name):
 
 @_run.register_vmap
 def _(info, in_dims, tensors, module, name):
-    batched = [
-        (t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)).flatten(0, 1)
-        for t, dim in zip(tensors, in_dims[0], strict=True)
-    ]
+    batched = [t.flatten(0, 1) for t in with_seeds(info, in_dims[0], tensors)]
     return _run(batched, module, name).unflatten(0, (info.batch_size, -1)), 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from methods import kernels, stein_native
+from methods.batched import with_seeds
 from methods.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
 
 Backend = Literal["auto", "torch", "fused"]
@@ -145,8 +146,5 @@ class _SteinPairs(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, x, y, f, g, kernel, bandwidth, ustat, backend):
-        batched = (
-            t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
-            for t, dim in zip((x, y, f, g), in_dims[:4], strict=True)
-        )
+        batched = with_seeds(info, in_dims[:4], (x, y, f, g))
         return _SteinPairs.apply(*batched, kernel, bandwidth, ustat, backend), (0,) * 5

@@ -14,7 +14,7 @@ from methods.directed import Directed
 from methods.families import anneal
 from methods.optim import Adam, Optimiser, RMSprop, staircase
 from methods.options import with_options_of
-from methods.repulsion import ConstantBandwidth, SteinKernel, stein_direction
+from methods.repulsion import ConstantBandwidth, SteinKernel, direction_backend, stein_direction
 from targets.base import Target
 
 
@@ -70,7 +70,10 @@ class SVGD(Method):
         x = self.particles.detach()
         score = anneal(clock, self.anneal) * self.target.subsample(noise).score(x)
         phi = stein_direction(x, x, score, kernel=self.kernel, bandwidth=self.bandwidth)
-        return -(phi.detach() * self.particles).sum()
+        return -(phi * self.particles).sum()
+
+    def operations(self) -> dict[str, str]:
+        return {"stein_direction": direction_backend(self.particles)}
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """n draws with replacement from the particles, [n, d]."""
@@ -111,5 +114,8 @@ class AmortisedSVGD(Directed):
         x, _ = self.q.draw(self.batch, noise)
         y = (x if self.batches == "one" else self.q.draw(self.batch, noise)[0]).detach()
         score = anneal(clock, self.anneal) * self.target.subsample(noise).score(y)
-        phi = stein_direction(x.detach(), y, score, kernel=self.kernel, bandwidth=self.bandwidth)
-        return -(phi.detach() * x).sum() / self.batch
+        phi = stein_direction(x, y, score, kernel=self.kernel, bandwidth=self.bandwidth)
+        return -(phi * x).sum() / self.batch
+
+    def operations(self) -> dict[str, str]:
+        return {"stein_direction": direction_backend(self.q.log_var)}

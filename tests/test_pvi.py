@@ -11,6 +11,7 @@ from bench.noise import DirectNoise, generator
 from methods.base import Clock
 from methods.pvi import PVI
 from methods.symmetric import symmetric_exp
+from methods.unit_mixture import mixture_backend, unit_mixture_score
 from toy_gaussian import Gaussian
 
 
@@ -64,6 +65,24 @@ class TestMixture:
         path = torch.autograd.grad(loss, parameters)
         for p, f, e in zip(path, full, explicit, strict=True):
             torch.testing.assert_close(p, f - e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(mixture_backend(torch.zeros(1)) != "fused", reason="no C++ compiler for the fused pass")
+@pytest.mark.parametrize("n, M, d", [(1, 1, 2), (130, 9, 1), (64, 100, 2), (200, 33, 3), (77, 20, 4)])
+def test_the_fused_score_of_a_mixture_equals_the_formula(n, M, d):
+    x, centres = (torch.stack([noise(d, s, m).normal(m, d) for s in range(3)]) for m in (n, M))
+    x, centres = (4 * x).float(), centres.float()
+    x[0, 0] = 60.0  # far from all of them: no term may vanish
+    found = torch.func.vmap(unit_mixture_score)(x, centres)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), unit_mixture_score(x.double(), centres.double()), rtol=1e-5, atol=1e-4)
+
+
+def test_a_mixture_that_diverged_stays_visible():
+    x, centres = torch.randn(3, 5, 2), torch.randn(3, 4, 2)
+    x[1, 2, 0], centres[2, 1, 1] = torch.nan, torch.nan
+    found = unit_mixture_score(x, centres)
+    assert found[0].isfinite().all() and found[1, 2].isnan().any() and found[2].isnan().any()
 
 
 def test_particles_follow_the_first_variation():

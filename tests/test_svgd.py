@@ -12,7 +12,7 @@ from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
 from methods.optim import Adam, Blocks, RMSprop
-from methods.repulsion import stein_direction
+from methods.repulsion import closed_form, direction_backend, stein_direction
 from methods.svgd import SVGD, AmortisedSVGD
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
@@ -37,6 +37,30 @@ def test_direction_equals_autograd_of_the_kernel(kernel, d):
     gradient = torch.func.grad(k, argnums=0)  # in y_j, the first argument
     want = torch.stack([sum(k(b, a) * s + gradient(b, a) for b, s in zip(y, score, strict=True)) / 9 for a in x])
     torch.testing.assert_close(stein_direction(x, y, score, kernel=kernel), want)
+
+
+@pytest.mark.skipif(direction_backend(torch.zeros(1)) != "fused", reason="no C++ compiler for the fused pass")
+@pytest.mark.parametrize("bandwidth", ["detached", "bisection"])
+@pytest.mark.parametrize("kernel", ["gaussian", "imq"])
+@pytest.mark.parametrize("N, M, d", [(1, 1, 2), (60, 71, 2), (37, 53, 1), (37, 53, 7)])
+def test_the_fused_pass_equals_the_formula(N, M, d, kernel, bandwidth):
+    x, y, score = (torch.stack([points(n, d, n, s) for s in range(3)]) for n in (N, M, M + 1))
+    score = score[:, :M]
+    want = closed_form(x.float().double(), y.float().double(), score.float().double(), kernel, bandwidth)
+
+    def direction(x, y, score):
+        return stein_direction(x, y, score, kernel=kernel, bandwidth=bandwidth)
+
+    found = torch.func.vmap(direction)(x.float(), y.float(), score.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+
+
+def test_a_seed_that_diverged_stays_visible():
+    x = points(8, 2, "x").float().repeat(2, 1, 1)
+    x[1, 3, 0] = torch.inf
+    phi = stein_direction(x, x, x)
+    assert phi[0].isfinite().all() and phi[1].isnan().any()
 
 
 def test_repulsion_pushes_away():

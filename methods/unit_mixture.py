@@ -1,0 +1,69 @@
+"""Score of an equal mixture of unit Gaussians: PVI's inner loop, n M pairs of point and component per step."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.native import Library
+from methods import kernels
+from methods.batched import with_seeds
+
+MOST_COORDINATES = 4
+"""Above, the products of matrices of the plain way are as fast."""
+
+LIBRARY = Library(
+    "unit_mixture",
+    "the fused score of a mixture",
+    Path(__file__).with_name("unit_mixture.cpp"),
+    headers=(),
+    functions={"sivibench_unit_mixture": [*[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 3]},
+)
+
+
+def unit_mixture_score(x: Tensor, centres: Tensor) -> Tensor:
+    """grad_x log (1/M) sum_m N(x; c_m, I) = sum_m w_m(x) c_m - x, as a constant.
+
+    Args:
+        x: points, [..., n, d].
+        centres: c_m, [..., M, d].
+
+    Returns:
+        [..., n, d], without gradients.
+    """
+    x, centres = x.detach(), centres.detach()
+    if mixture_backend(x) == "fused":
+        return _fused(x, centres)
+    weights = torch.softmax(-0.5 * kernels.statistic("gaussian", x, centres), dim=-1)
+    return weights @ centres - x
+
+
+def mixture_backend(x: Tensor) -> Literal["fused", "torch"]:
+    """Which implementation takes points like x [..., d], for the run record and while tracing."""
+    applies = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] <= MOST_COORDINATES
+    return "fused" if applies and LIBRARY.get() is not None else "torch"
+
+
+@torch.library.custom_op("sivibench::unit_mixture", mutates_args=())
+def _fused(x: Tensor, centres: Tensor) -> Tensor:
+    """The fused pass: one opaque node of a traced program."""
+    native = LIBRARY.get()
+    assert native is not None, "callers ask mixture_backend() first"
+    points, c = x.reshape(-1, *x.shape[-2:]).contiguous(), centres.reshape(-1, *centres.shape[-2:]).contiguous()
+    out = torch.empty_like(points)
+    native.sivibench_unit_mixture(*points.shape[:2], *c.shape[1:], *(t.data_ptr() for t in (points, c, out)))
+    return out.reshape(x.shape)
+
+
+@_fused.register_fake
+def _(x, centres):
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@_fused.register_vmap
+def _(info, in_dims, *tensors):
+    return _fused(*with_seeds(info, in_dims, tensors)), 0

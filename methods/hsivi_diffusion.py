@@ -13,7 +13,7 @@ from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
 from methods.diffusion.games import game, regression
 from methods.diffusion.layered import Layered
-from methods.diffusion.layers import layer_networks
+from methods.diffusion.layers import antithetic, layer_networks
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training
 from methods.options import with_options_of
@@ -139,9 +139,8 @@ class HSIVIDiffusion(Layered):
         """Weights of the (layer, trajectory) pairs: all of them, or one layer per trajectory; [L, n]."""
         if self.rows == "all":
             return 1.0
-        L, n = len(self.learned), self.trajectories
-        layer = (noise.uniform((n + 1) // 2) * L).long().clamp(max=L - 1)
-        layer = torch.cat([layer, L - 1 - layer])[:n]
+        L = len(self.learned)
+        layer = antithetic(self.trajectories, L, noise)
         index = torch.arange(L, device=layer.device).unsqueeze(-1)
         return (index == layer).to(self.w_student.dtype)
 

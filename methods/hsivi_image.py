@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_fraction, require_not_negative, require_positive
 from methods.diffusion.games import game
-from methods.diffusion.layers import LogGamma
+from methods.diffusion.layers import LogGamma, antithetic
 from methods.diffusion.recompute import Precision, evaluated
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Decay, released_rates
@@ -193,8 +193,7 @@ class HSIVIImage(Method):
             noise: of this step.
             kept: whether it will be differentiated.
         """
-        half = (noise.uniform(self.batch // 2 + 1) * self.nfe).long().clamp(max=self.nfe - 1)
-        layer = torch.cat([half, self.nfe - 1 - half])[: self.batch]
+        layer = antithetic(self.batch, self.nfe, noise)
         x = self.rollout(layer, noise)
         t, alpha, sigma, sd = (column.unsqueeze(-1) for column in self.starts[layer].unbind(-1))
         t_land, alpha_land, sigma_land, _ = (column.unsqueeze(-1) for column in self.lands[layer].unbind(-1))

@@ -14,6 +14,7 @@ from methods.base import Clock
 from methods.cosim import CoSIM
 from methods.diff_instruct import DiffInstruct
 from methods.diffusion.games import game, regression
+from methods.diffusion.layers import antithetic
 from methods.diffusion.steps import Steps
 from methods.emd import EMD
 from methods.hsivi_diffusion import HSIVIDiffusion
@@ -200,8 +201,18 @@ def test_antithetic_rows_give_every_layer_its_share():
     method = HSIVIDiffusion(Gaussian(), nfe=4, eta=(1.0,), rows="antithetic", trajectories=4000)
     chosen = method.chosen(noise("rows"))
     torch.testing.assert_close(chosen.sum(0), torch.ones(4000))
-    torch.testing.assert_close(chosen[:, :2000], chosen.flip(0)[:, 2000:])
-    torch.testing.assert_close(chosen.mean(1), torch.full((4,), 0.25), atol=0.03, rtol=0)
+    assert torch.equal(chosen.argmax(0), antithetic(4000, 4, noise("rows")))
+
+
+@pytest.mark.parametrize("n, count", [(40_000, 5), (4_001, 2), (2, 3), (1, 3)])
+def test_antithetic_layers_are_uniform_and_mirrored(n, count):
+    """The drawn rows are uniform (a pair is one draw, hence the 4.5 standard errors of half the rows)."""
+    layer, half = antithetic(n, count, noise("antithetic", n)), n // 2 + 1
+    assert layer.shape == (n,) and layer.dtype == torch.int64 and 0 <= layer.min() and layer.max() < count
+    assert torch.equal(layer[half:], count - 1 - layer[: n - half])
+    share = torch.bincount(layer, minlength=count) / n
+    error = math.sqrt((count - 1) / count**2 / half)
+    torch.testing.assert_close(share, torch.full((count,), 1 / count), atol=4.5 * error, rtol=0)
 
 
 def test_frozen_layers_have_no_networks_and_step_as_the_teacher():

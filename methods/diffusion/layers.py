@@ -1,4 +1,4 @@
-"""Networks of the layers of HSIVI: one call for a single layer, one for all layers side by side."""
+"""Layers of HSIVI: networks, one call for a single layer or for all side by side, and the layer that a row trains."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from methods.base import Noise
 from methods.diffusion.networks import Conditioned, Stacked
 from targets.diffusion.eps import EpsTeacher
 
@@ -86,6 +87,16 @@ def layer_networks(
     if kind == "per_layer":
         return Stacked(len(times), dim, hidden)
     return SharedResidual([teacher.schedule.half_log_snr(t) for t in times], dim, hidden)
+
+
+def antithetic(n: int, count: int, noise: Noise) -> Tensor:
+    """A layer 0..count-1 for each of n rows, uniform over the layers: the later rows mirror the first ones; [n].
+
+    As in HSIVI's released code, n // 2 + 1 rows are drawn and the rest mirrored, so that the last one or two drawn have
+    no mirror.
+    """
+    drawn = (noise.uniform(n // 2 + 1) * count).long().clamp(max=count - 1)
+    return torch.cat([drawn, count - 1 - drawn])[:n]
 
 
 class LogGamma(nn.Module):

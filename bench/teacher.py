@@ -63,7 +63,7 @@ def train(config: Config, tell: Tell) -> list[Path]:
 
 
 def _publish(config: Config, record: Record, tell: Tell) -> Path:
-    values, digest = _parameters(config, record, tell)
+    values, fitted = _parameters(config, record, tell)
     target = build_target(config)
     method: Method = build_method(config, target)
     load(layouts(method, list(method.players())), values, method)
@@ -71,19 +71,20 @@ def _publish(config: Config, record: Record, tell: Tell) -> Path:
     if found is None:
         raise UserError(f"method {config.method['name']!r} trains no teacher", "see the methods of conf/teacher")
     net, card = found
-    about = {"parameters_sha256": digest, "metrics": {k: v["value"] for k, v in record["metrics"].items()}}
+    metrics = {k: v["value"] for k, v in fitted["metrics"].items()}
+    about = {"parameters_sha256": fitted["parameters_sha256"], "metrics": metrics}
     return publish(net, replace(card, run=record["run_id"], about=about))
 
 
-def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, Any], str]:
-    """Parameters of a finished run and their digest; where they were not kept, of a second fit in the cache.
+def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, Any], Record]:
+    """Parameters of a finished run and its record; where they were not kept, those of a second fit in the cache.
 
     The second fit is compiled if the first one was, and has as many threads: rounding differs between the ways.
     """
     run_id, seed = record["run_id"], record["seed"]
     values = load_parameters(Store(config.results).parameters, run_id, record["parameters_sha256"])
     if values is not None:
-        return values, record["parameters_sha256"]
+        return values, record
     tell(f"{run_id} is on record, but its parameters are not in {config.results}: fitted again in the cache")
     env, folder = record["env"], teachers_folder() / "runs"
     compile = bool(env["compile"]) and has_compiler()
@@ -94,4 +95,4 @@ def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, A
         raise UserError(f"the parameters of {run_id} are not in {again.results}", "delete that folder and repeat")
     same = second["parameters_sha256"] == record["parameters_sha256"]
     tell(f"{run_id}: {'the same bits as' if same else 'other bits than'} the run on record")
-    return values, second["parameters_sha256"]
+    return values, second

@@ -354,6 +354,17 @@ def test_training_publishes_and_training_again_does_nothing(cache, tmp_path):
         kept.unlink()
     train(config, told.append)
     assert path.read_bytes() == weights and any("the same bits as" in line for line in told)
+    # the record is another machine's: the figures published are those of the weights published
+    card = json.loads(path.with_suffix(".json").read_text())
+    (kept,) = (tmp_path / "results" / "runs").rglob(f"{path.stem}.json")
+    record = json.loads(kept.read_text())
+    assert card["about"]["metrics"] == {"nfe": record["metrics"]["nfe"]["value"]}
+    record["parameters_sha256"], record["metrics"]["nfe"]["value"] = "0" * 64, -1.0
+    kept.write_text(json.dumps(record))
+    path.unlink()
+    train(config, told.append)
+    assert path.read_bytes() == weights and any("other bits than" in line for line in told)
+    assert json.loads(path.with_suffix(".json").read_text()) == card
 
 
 def test_training_again_is_compiled_if_the_record_was(cache, tmp_path, monkeypatch):

@@ -24,8 +24,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
 # ---- truncated Wasserstein
 
 
-def test_the_assignment_is_the_optimal_plan_of_a_linear_programme() -> None:
-    x, y = normal(7, 2), normal(7, 2, seed=1)
+@pytest.mark.parametrize("scale, shift", [((1.0, 1.0), 0.0), ((5.0, 0.2), 3.0), ((0.0, 1.0), -1.0)])
+def test_the_assignment_is_the_optimal_plan_of_a_linear_programme(scale: tuple[float, float], shift: float) -> None:
+    x, y = normal(7, 2), normal(7, 2, seed=1) * torch.tensor(scale) + shift
     cost = torch.cdist(x, y).square().numpy().ravel()
     rows = [[float(i // 7 == k) for i in range(49)] for k in range(7)]
     columns = [[float(i % 7 == k) for i in range(49)] for k in range(7)]

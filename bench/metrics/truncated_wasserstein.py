@@ -25,9 +25,23 @@ def inside(x: Tensor, edge: float) -> Tensor:
 
 def wasserstein2_squared(x: Tensor, y: Tensor) -> float:
     """W_2^2 of two sets of equally many points [n, d]: the cheapest assignment, exactly; units of x squared."""
-    cost = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
-    rows, columns = linear_sum_assignment(cost)
-    return float(cost[rows, columns].mean())
+    x, y = x.double(), y.double()
+    a, b = alike(x, y)
+    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
+    partner = torch.from_numpy(linear_sum_assignment(cost)[1]).to(y.device)
+    return float((x - y[partner]).square().sum(1).mean())
+
+
+def alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets centred and scaled to the same standard deviations, which leaves the cheapest assignment what it is.
+
+    An assignment changes only the sum of <x_i, y_j>, and that only by constants when x is multiplied by a factor and y
+    divided by it.  Between sets of one size the search is several times shorter.
+    """
+    x, y = x - x.mean(0), y - y.mean(0)
+    ratio = (y.std(0, correction=0) / x.std(0, correction=0)).sqrt()
+    ratio = torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0)
+    return x * ratio, y / ratio
 
 
 class TruncatedWasserstein(Metric):

@@ -90,9 +90,21 @@ def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, A
     compile = bool(env["compile"]) and has_compiler()
     again = replace(config, seeds=[seed], results=str(folder), compile=compile, threads=env["threads"])
     (second,) = execute(again, progress=tell)
+    if second["status"] != "done":
+        raise UserError(
+            f"the second fit of {run_id} is {second['status']}",
+            f"nothing is published; wait for it if another process runs it, else delete {folder} and repeat",
+        )
     values = load_parameters(Store(again.results).parameters, run_id, second["parameters_sha256"])
     if values is None:
         raise UserError(f"the parameters of {run_id} are not in {again.results}", "delete that folder and repeat")
-    same = second["parameters_sha256"] == record["parameters_sha256"]
-    tell(f"{run_id}: {'the same bits as' if same else 'other bits than'} the run on record")
+    if second["parameters_sha256"] == record["parameters_sha256"]:
+        tell(f"{run_id}: the same bits as the run on record")
+    else:
+        tell(
+            f"{run_id}: other bits than the run on record ({env['device_name']}; here {second['env']['device_name']}),"
+        )
+        tell(
+            "  whose teacher differs by rounding only; the weights' sha256 is in the record of every run that uses them"
+        )
     return values, second

@@ -101,10 +101,7 @@ def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, A
     if second["parameters_sha256"] == record["parameters_sha256"]:
         tell(f"{run_id}: the same bits as the run on record")
     else:
-        tell(
-            f"{run_id}: other bits than the run on record ({env['device_name']}; here {second['env']['device_name']}),"
-        )
-        tell(
-            "  whose teacher differs by rounding only; the weights' sha256 is in the record of every run that uses them"
-        )
+        there, here = env["device_name"], second["env"]["device_name"]
+        tell(f"{run_id}: other bits than the run on record (fitted on {there}, here on {here})")
+        tell("  every record names the sha256 of its teacher: runs with the two are not of the same teacher")
     return values, second

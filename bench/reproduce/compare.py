@@ -176,8 +176,9 @@ def _relative(number: Printed | None, reference: dict[str, str] | None) -> Print
 
 
 def progress(table: PaperTable, cells: Sequence[Compared]) -> dict[str, int]:
-    """Counts for the summary: cells, those with values, and among the comparable ones those with a verdict."""
-    comparable = [c for c in cells if c.published is not None and c.published.comparable and not c.spec.doubt]
+    """Counts for the summary: cells, those with values, and of those the suite runs and can compare the judged ones."""
+    able = [c for c in cells if not c.spec.absent and not c.spec.doubt]
+    comparable = [c for c in able if c.published is not None and c.published.comparable]
     judged = [c for c in comparable if c.verdict in JUDGED]
     good = [c for c in judged if c.verdict is not Verdict.WORSE]
     return {

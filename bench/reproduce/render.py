@@ -67,7 +67,7 @@ def summary_line(results: Iterable[Result]) -> str:
     )
     return (
         f"{good} of {judged} comparable cells with a full-budget run agree or are better; "
-        f"{comparable - judged} of {comparable} comparable cells have none yet; {cells} cells in all"
+        f"{comparable - judged} of {comparable} comparable cells that it can run have none; {cells} cells in all"
     )
 
 

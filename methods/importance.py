@@ -74,6 +74,19 @@ class Importance(Method):
         z = self.tau.drawn(noise.normal(n, inner, self.noise_dim), moments)
         return x, upper(log_w0, self.log_weight(x, z, moments))
 
+    def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
+        """Estimate of grad_x log q(x) = E_{q(z'|x)} grad_x log q(x|z') at x ~ q(x|z), [n, d]; no part of the training.
+
+        The z' are the generating z and K draws of tau, weighted as in U_K and normalised.
+        """
+        moments = self.moments(x)
+        drawn = self.tau.drawn(noise.normal(len(x), self.inner, self.noise_dim), moments)
+        both = torch.cat([z.unsqueeze(1), drawn], dim=1).detach()
+        share = torch.softmax(self.log_weight(x, both, moments), dim=1).detach()
+        x = x.detach().requires_grad_()
+        (score,) = torch.autograd.grad((share * self.log_conditional(x, both)).sum(), x)
+        return score
+
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """E[U_K - log p], fully reparameterised (through x, z_0 and z_1..z_K)."""
         x, log_q = self.bound(self.batch, self.inner, noise)

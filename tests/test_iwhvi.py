@@ -99,17 +99,33 @@ def test_with_the_prior_as_tau_it_is_the_bound_of_sivi(K: int) -> None:
 
 @pytest.mark.parametrize("K", [0, 1, 7])
 def test_the_exact_inverse_gives_log_q_for_every_K(K: int) -> None:
-    """W^T W diagonal, so that the exact inverse has the diagonal covariance a Gaussian tau can take."""
-    method = make(IWHVI, reverse=())
+    method, q = with_exact_inverse(K)
+    x, log_q = method.bound(50, K, noise("exact"))
+    torch.testing.assert_close(log_q, q.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+def with_exact_inverse(K: int) -> tuple[IWHVI, MultivariateNormal]:
+    """A linear Gaussian q, its tau the exact q(z | x), and q itself.
+
+    W^T W is diagonal, so that the exact inverse has the diagonal covariance a Gaussian tau can take.
+    """
+    method = make(IWHVI, reverse=(), inner=max(K, 1))
     weight = torch.tensor([[0.8, 0.3], [-0.4, 0.6]])  # orthogonal columns
     with torch.no_grad():
         method.q.mean[0].weight.copy_(weight)
     covariance = torch.linalg.inv(torch.eye(2) + weight.T @ weight / VARIANCE)
     slope = covariance @ weight.T / VARIANCE
     set_tau(method, slope, -slope @ BIAS, 0.5 * covariance.diagonal().log())
-    x, log_q = method.bound(50, K, noise("exact"))
-    exact = MultivariateNormal(BIAS, weight @ weight.T + VARIANCE * torch.eye(2)).log_prob(x)
-    torch.testing.assert_close(log_q, exact, rtol=1e-4, atol=1e-4)
+    return method, MultivariateNormal(BIAS, weight @ weight.T + VARIANCE * torch.eye(2))
+
+
+def test_estimate_of_the_score_is_exact_on_average_with_the_exact_inverse() -> None:
+    method, q = with_exact_inverse(4000)
+    x, z = method.pair(20, noise("score"))
+    exact = torch.linalg.solve(q.covariance_matrix, (q.loc - x).unsqueeze(-1)).squeeze(-1)
+    found = method.mixture_score(x, z, noise("inner"))
+    # grad log q(x | z) varies by about 1 / sqrt(VARIANCE); 5 standard errors
+    torch.testing.assert_close(found, exact, rtol=0, atol=5 / math.sqrt(4000 * VARIANCE))
 
 
 def test_hvm_is_iwhvi_without_draws_of_tau() -> None:

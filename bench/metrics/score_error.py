@@ -78,9 +78,10 @@ def _gaussian(conditional: Distribution) -> Normal:
 class ScoreError(Metric):
     """Mean of |estimated grad log q(x) - grad log q(x)|^2 over draws x of the frozen q: estimator quality alone.
 
-    The estimator is the method's own (``mixture_score(x, z, noise)``), or for methods without one SIVI's over
-    ``inner`` draws of the prior; the protocol says which.  The truth is an average over long HMC chains on q(z | x)
-    that start at the z which made x; where q(z | x) has separate modes a chain stays in its own, and the truth is off.
+    The estimator is the method's own (``mixture_score(x, z, noise)``), or for methods without one SIVI's over ``inner``
+    draws of the prior (so for KPG-IS, which estimates a smoothed difference of scores); the protocol says which.  The
+    truth is an average over long HMC chains on q(z | x) that start at the z which made x; where q(z | x) has separate
+    modes a chain stays in its own, and the truth is off.
     The floor is the truth's own error, from the difference of the two halves of its chains.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ from bench.fit.program import Program
 from bench.fit.progress import Progress
 from bench.fit.tape import Tape
 from bench.noise import DirectNoise, generator
-from bench.registry import entries
+from bench.registry import entries, get
 from methods.base import Clock, Method, Noise, Player
 from methods.optim import SGD, Adam, RMSprop
 from targets.base import Target
@@ -295,3 +296,15 @@ def test_a_resting_player_does_not_count_as_evaluating_the_target():
 
     program = Program(Resting(Gaussian()), 100)
     assert (program.target_evaluations(5), program.target_evaluations(100)) == (20, 40)
+
+
+def test_time_spent_on_the_curve_is_no_time_of_the_fit():
+    members = initialise(lambda: get("method", "meanfield").obj(Gaussian(), batch=5), [0])
+
+    def hook(step, run):
+        time.sleep(2.0)
+        return {}
+
+    run = fit(members, [0], 4, curve_steps=[2, 4], curve_hook=hook)
+    # four iterations take milliseconds
+    assert run.curve_seconds >= 4.0 > run.seconds > 0

@@ -158,6 +158,7 @@ class _Evaluation:
         return {
             "seconds": round(run.seconds, 3),
             "setup_seconds": round(run.setup_seconds, 3),
+            "curve_seconds": round(run.curve_seconds, 3),
             "seeds_sharing": len(run.seeds),
             "iterations": run.step,
             "iterations_per_second": round(run.step / run.seconds, 3) if run.seconds else None,

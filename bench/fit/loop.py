@@ -46,6 +46,8 @@ class Fit:
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     setup_seconds: float = 0.0
+    curve_seconds: float = 0.0
+    """Spent in the curve's hook; no part of ``seconds``."""
     attempts: int = 1
     sources: list[str] = field(default_factory=list)
     """Digests of the code that did the steps, in order; more than one if it changed between interruptions."""
@@ -134,8 +136,11 @@ def fit(
             if step in loss_points:
                 _log_losses(run, step)
             if step in curve_steps and curve_hook is not None:
+                pause = time.perf_counter()
                 run.curve_steps.append(step)
                 run.curve.append(curve_hook(step, run))
+                run.curve_seconds += time.perf_counter() - pause
+                started += time.perf_counter() - pause
             run.seconds = before + time.perf_counter() - started
             progress.update(step, run.losses, run.state["alive"])
             if watch is not None:
@@ -158,7 +163,10 @@ def save(run: Fit, checkpoint: Checkpoint) -> None:
     checkpoint.save({"state": run.state, "plain": plain})
 
 
-_PLAIN = ("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "attempts", "sources")
+_PLAIN = (
+    *("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "curve_seconds"),
+    *("attempts", "sources"),
+)
 
 
 def _restore(run: Fit, saved: dict[str, Any]) -> None:

@@ -80,8 +80,11 @@ class Tables:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        """What is not in the tables: name and text."""
-        return [("few-step samplers", f"{self.few_step} runs, see `sivibench report diffusion`")] * (self.few_step > 0)
+        """What a reader of the tables should know: name and text."""
+        few_step = ("few-step samplers", f"{self.few_step} runs, see `sivibench report diffusion`")
+        early = sum("curve_seconds" not in (record.get("cost") or {}) for record in self.records)
+        times = ("time/seed", f"training alone; with the evaluation of curve points in {early} earlier records")
+        return [few_step] * (self.few_step > 0) + [times] * (early > 0)
 
 
 def build(records: Sequence[Record]) -> Tables:

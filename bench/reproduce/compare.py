@@ -164,7 +164,8 @@ def _pace(record: Record) -> tuple[float, tuple[Any, ...]] | None:
     if record["status"] != "done" or not cost.get("seconds") or not cost.get("iterations"):
         return None
     sharing = cost.get("seeds_sharing") or 1
-    where = (env.get("device_name"), env.get("threads"), env.get("compile"), sharing)
+    # earlier records hold the evaluation of curve points in their seconds
+    where = (env.get("device_name"), env.get("threads"), env.get("compile"), sharing, "curve_seconds" in cost)
     return cost["seconds"] / sharing / cost["iterations"], where
 
 

@@ -36,7 +36,8 @@ def pace(store: Store) -> Paces:
         cost, env = fields.get("cost"), fields.get("env")
         if not (isinstance(cost, dict) and isinstance(env, dict) and cost.get("seconds") and cost.get("iterations")):
             continue
-        seconds, seeds = cost["seconds"] / cost["iterations"], cost.get("seeds_sharing") or 1
+        spent = cost["seconds"] + cost.get("curve_seconds", 0.0)
+        seconds, seeds = spent / cost["iterations"], cost.get("seeds_sharing") or 1
         here = Pace(seconds, seeds, str(env.get("device")), str(fields.get("created")))
         key = str(fields.get("method")), str(fields.get("target"))
         if key not in found or found[key].created < here.created:

@@ -54,7 +54,8 @@ def train(config: Config, tell: Tell) -> list[Path]:
             raise UserError(f"{record['run_id']} is {record['status']}", "nothing is published; see `sivibench status`")
         path = teachers_folder() / f"{record['run_id']}.safetensors"
         if path.is_file() and path.with_suffix(".json").is_file():
-            read_card(path, "sivibench teacher")
+            about = read_card(path, "sivibench teacher").about
+            _compare(record, about.get("parameters_sha256", ""), tell)
         else:
             path = _publish(config, record, tell)
         paths.append(path)
@@ -98,10 +99,14 @@ def _parameters(config: Config, record: Record, tell: Tell) -> tuple[dict[str, A
     values = load_parameters(Store(again.results).parameters, run_id, second["parameters_sha256"])
     if values is None:
         raise UserError(f"the parameters of {run_id} are not in {again.results}", "delete that folder and repeat")
-    if second["parameters_sha256"] == record["parameters_sha256"]:
-        tell(f"{run_id}: the same bits as the run on record")
-    else:
-        there, here = env["device_name"], second["env"]["device_name"]
-        tell(f"{run_id}: other bits than the run on record (fitted on {there}, here on {here})")
-        tell("  every record names the sha256 of its teacher: runs with the two are not of the same teacher")
+    _compare(record, second["parameters_sha256"], tell)
     return values, second
+
+
+def _compare(record: Record, digest: str, tell: Tell) -> None:
+    """Say whether the fit with parameters of this digest is the recorded one."""
+    if digest == record["parameters_sha256"]:
+        tell(f"{record['run_id']}: the same bits as the run on record")
+        return
+    tell(f"{record['run_id']}: other bits than the run on record, which was fitted on {record['env']['device_name']}")
+    tell("  every record names the sha256 of its teacher: runs with the two are not of the same teacher")

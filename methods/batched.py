@@ -1,10 +1,11 @@
-"""What operations of our own share under ``vmap``: one leading dimension for the seeds."""
+"""What operations of our own share: a leading dimension for the seeds, and arguments that native code may read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,3 +19,24 @@ def with_seeds(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tenso
         t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
         for t, dim in zip(tensors, in_dims, strict=True)
     ]
+
+
+def matrices(*tensors: Tensor) -> list[Tensor]:
+    """Arguments [..., n, d] as contiguous [S, n, d], leading dimensions broadcast: native code reads bare memory."""
+    leading = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
+    return [t.expand(*leading, *t.shape[-2:]).reshape(-1, *t.shape[-2:]).contiguous() for t in tensors]
+
+
+def require_one_dtype(**tensors: Tensor) -> None:
+    """All of one precision, else native code would misread them.
+
+    Raises:
+        ValueError: names the one that differs from the first.
+    """
+    (first, reference), *others = tensors.items()
+    for name, t in others:
+        if t.dtype != reference.dtype:
+            raise ValueError(
+                f"{name} has dtype {t.dtype}, {first} has {reference.dtype}: a target's score and log density must "
+                "have the dtype of the points they are given (register constants as buffers)"
+            )

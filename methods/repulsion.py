@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.native import Library
 from methods import kernels
-from methods.batched import with_seeds
+from methods.batched import matrices, require_one_dtype, with_seeds
 
 ConstantBandwidth = Literal["detached", "bisection"]
 SteinKernel = Literal["gaussian", "imq"]
@@ -40,7 +40,11 @@ def stein_direction(
 
     Returns:
         The direction of steepest descent of KL(q || p) in the kernel's space, [..., N, d], without gradients.
+
+    Raises:
+        ValueError: arguments of different precision.
     """
+    require_one_dtype(x=x, y=y, score=score)
     x, y, score = x.detach(), y.detach(), score.detach()
     if direction_backend(x) == "fused":
         return _fused(x, y, score, kernel, bandwidth)
@@ -68,17 +72,18 @@ def _fused(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: str) -> 
     """The direction by the fused pass: one opaque node of a traced program."""
     native = LIBRARY.get()
     assert native is not None, "callers ask direction_backend() first"
-    x_, y_, score_ = (t.reshape(-1, *t.shape[-2:]).contiguous() for t in (x, y, score))
+    x_, y_, score_ = matrices(x, y, score)
     phi = torch.empty_like(x_)
     sizes = (*x_.shape[:2], *y_.shape[1:], kernels.KERNELS.index(kernel), kernels.BANDWIDTHS.index(bandwidth))
     if native.sivibench_stein_direction(*sizes, *(t.data_ptr() for t in (x_, y_, score_, phi))):
         raise ValueError(f"no Stein direction for kernel {kernel!r}")
-    return phi.reshape(x.shape)
+    return phi.reshape(*torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, score))), *x.shape[-2:])
 
 
 @_fused.register_fake
 def _(x, y, score, kernel, bandwidth):
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    leading = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, score)))
+    return torch.empty(*leading, *x.shape[-2:], dtype=x.dtype, device=x.device)
 
 
 @_fused.register_vmap

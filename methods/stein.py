@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from methods import kernels, stein_native
-from methods.batched import with_seeds
+from methods.batched import require_one_dtype, with_seeds
 from methods.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
 
 Backend = Literal["auto", "torch", "fused"]
@@ -55,13 +55,14 @@ def stein_discrepancy(
         The estimate, [...].  With NaN or infinity in an argument it and its gradients are NaN.
 
     Raises:
-        ValueError: an unknown name, shapes that do not match, or ``fused`` asked for where it does not apply.
+        ValueError: an unknown name, shapes or precisions that do not match, or ``fused`` where it does not apply.
     """
     if kernel not in KERNELS or bandwidth not in BANDWIDTHS or backend not in ("auto", "torch", "fused"):
         raise ValueError(f"unknown kernel {kernel!r}, bandwidth {bandwidth!r} or backend {backend!r}")
     if ustat:
         y, g = x, f
-    if x.shape != f.shape or y.shape != g.shape or x.shape[-1] != y.shape[-1]:
+    require_one_dtype(x=x, y=y, f=f, g=g)
+    if (x.shape, y.shape, x.shape[:-2], x.shape[-1]) != (f.shape, g.shape, y.shape[:-2], y.shape[-1]):
         raise ValueError(f"shapes x {x.shape}, f {f.shape}, y {y.shape}, g {g.shape} do not match")
     return _SteinPairs.apply(x, y, f, g, kernel, bandwidth, ustat, backend)[0]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.native import Library
 from methods import kernels
-from methods.batched import with_seeds
+from methods.batched import matrices, require_one_dtype, with_seeds
 
 LIBRARY = Library(
     "unit_mixture",
@@ -31,7 +31,11 @@ def unit_mixture_score(x: Tensor, centres: Tensor) -> Tensor:
 
     Returns:
         [..., n, d], without gradients.
+
+    Raises:
+        ValueError: arguments of different precision.
     """
+    require_one_dtype(x=x, centres=centres)
     x, centres = x.detach(), centres.detach()
     if mixture_backend(x) == "fused":
         return _fused(x, centres)
@@ -50,15 +54,16 @@ def _fused(x: Tensor, centres: Tensor) -> Tensor:
     """The fused pass: one opaque node of a traced program."""
     native = LIBRARY.get()
     assert native is not None, "callers ask mixture_backend() first"
-    points, c = x.reshape(-1, *x.shape[-2:]).contiguous(), centres.reshape(-1, *centres.shape[-2:]).contiguous()
+    points, c = matrices(x, centres)
     out = torch.empty_like(points)
     native.sivibench_unit_mixture(*points.shape[:2], *c.shape[1:], *(t.data_ptr() for t in (points, c, out)))
-    return out.reshape(x.shape)
+    return out.reshape(*torch.broadcast_shapes(x.shape[:-2], centres.shape[:-2]), *x.shape[-2:])
 
 
 @_fused.register_fake
 def _(x, centres):
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    leading = torch.broadcast_shapes(x.shape[:-2], centres.shape[:-2])
+    return torch.empty(*leading, *x.shape[-2:], dtype=x.dtype, device=x.device)
 
 
 @_fused.register_vmap

@@ -78,6 +78,13 @@ def test_the_fused_score_of_a_mixture_equals_the_formula(n, M, d):
     torch.testing.assert_close(found.double(), unit_mixture_score(x.double(), centres.double()), rtol=1e-5, atol=2e-4)
 
 
+def test_one_mixture_serves_all_seeds_and_other_precisions_are_refused():
+    x, centres = torch.randn(3, 5, 2), torch.randn(4, 2)
+    torch.testing.assert_close(unit_mixture_score(x, centres)[2], unit_mixture_score(x[2], centres))
+    with pytest.raises(ValueError, match="centres has dtype torch.float64"):
+        unit_mixture_score(x, centres.double())
+
+
 def test_a_mixture_that_diverged_stays_visible():
     x, centres = torch.randn(3, 5, 2), torch.randn(3, 4, 2)
     x[1, 2, 0], centres[2, 1, 1] = torch.nan, torch.nan

@@ -106,6 +106,14 @@ def test_value_and_gradients_equal_autograd(backend, kernel, bandwidth, ustat):
             assert_close((out.detach(), *(t.grad for t in leaves)), (losses[1], *(g[1] for g in kept)), tolerance)
 
 
+def test_other_precisions_and_batches_of_other_seeds_are_refused():
+    x, y, f, g = (t.float() for t in batches(2, 6, 2))
+    with pytest.raises(ValueError, match="f has dtype torch.float64"):
+        stein_discrepancy(x, y, f.double(), g)
+    with pytest.raises(ValueError, match="do not match"):
+        stein_discrepancy(x, y[0], f, g[0])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("N, M, d", [(150, 150, 2), (97, 131, 2), (100, 100, 22), (70, 70, 100), (37, 21, 401)])
 def test_larger_shapes_in_float32(backend, N, M, d):

@@ -56,6 +56,13 @@ def test_the_fused_pass_equals_the_formula(N, M, d, kernel, bandwidth):
     torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
 
 
+def test_one_batch_of_draws_serves_all_seeds_and_other_precisions_are_refused():
+    x, y, score = points(8, 2, "x").float().repeat(3, 1, 1), points(9, 2, "y").float(), points(9, 2, "s").float()
+    torch.testing.assert_close(stein_direction(x, y, score)[2], stein_direction(x[2], y, score))
+    with pytest.raises(ValueError, match="score has dtype torch.float64, x has torch.float32"):
+        stein_direction(x, y, score.double())
+
+
 def test_a_seed_that_diverged_stays_visible():
     x = points(8, 2, "x").float().repeat(2, 1, 1)
     x[1, 3, 0] = torch.inf

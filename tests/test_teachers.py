@@ -361,9 +361,12 @@ def test_training_publishes_and_training_again_does_nothing(cache, tmp_path):
     assert card["about"]["metrics"] == {"nfe": record["metrics"]["nfe"]["value"]}
     record["parameters_sha256"], record["metrics"]["nfe"]["value"] = "0" * 64, -1.0
     kept.write_text(json.dumps(record))
-    path.unlink()
-    train(config, told.append)
-    assert path.read_bytes() == weights and any("other bits than" in line for line in told)
+    for lost in (False, True):
+        if lost:
+            path.unlink()
+        told.clear()
+        train(config, told.append)
+        assert path.read_bytes() == weights and any("other bits than" in line for line in told)
     assert json.loads(path.with_suffix(".json").read_text()) == card
 
 

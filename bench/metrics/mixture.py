@@ -69,7 +69,8 @@ def _fused(means: Tensor, scales: Tensor, log_peaks: Tensor, x: Tensor) -> Tenso
     rates = (math.sqrt(0.5 * math.log2(math.e)) / scales).T.contiguous()
     peaks = ((log_peaks - log_peaks.max()) * math.log2(math.e)).float()
     total = torch.empty(n, dtype=torch.float64)
-    library.sivibench_mixture(n, m, d, *(t.data_ptr() for t in (points, centres, rates, peaks, total)))
+    if library.sivibench_mixture(n, m, d, *(t.data_ptr() for t in (points, centres, rates, peaks, total))):
+        raise ValueError(f"no fused sum for {d} coordinates")
     return total
 
 

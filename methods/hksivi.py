@@ -6,15 +6,15 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock
+from methods.bridge_layers import BridgeLayers
 from methods.kernels import Bandwidth, Kernel
-from methods.layers import Layered
 from methods.options import with_options_of
 from methods.stein import stein_backend, stein_discrepancy
 from targets.base import Target
 
 
 @register("method", "hksivi", source="after the multi-layer extension announced in arXiv:2601.12023 (abstract)")
-class HKSIVI(Layered):
+class HKSIVI(BridgeLayers):
     """Layered KSIVI: layer t minimises KSD^2(q(x_t), p_t) with f = s_{p_t}(x_t) - s_{q(. | x_{t+1})}(x_t).
 
     Only the abstract of the journal version was at hand, so this is the extension that KSIVI (arXiv:2405.18997) and
@@ -28,7 +28,7 @@ class HKSIVI(Layered):
     paper_name = "HKSIVI"
     cheap = {"batch": 32, "layers": 2, "hidden": (16,)}
 
-    @with_options_of(Layered)
+    @with_options_of(BridgeLayers)
     def __init__(
         self, target: Target, *, kernel: Kernel = "gaussian", bandwidth: Bandwidth = "exact", **options: object
     ) -> None:

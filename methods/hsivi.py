@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bench.registry import register
 from methods import kernels
 from methods.base import Clock, Noise, Player, require_positive
+from methods.bridge_layers import BridgeLayers
 from methods.families import SemiImplicit, mlp
-from methods.layers import Layered
 from methods.options import with_options_of
 from methods.sivi import log_normal_pairs, log_normal_squares
 from targets.base import Target
@@ -21,7 +21,7 @@ SOURCE = "Yu et al., NeurIPS 2023, arXiv:2310.17153; geometric bridge, sizes and
 
 
 @register("method", "hsivi_lb", source=SOURCE)
-class HSIVILB(Layered):
+class HSIVILB(BridgeLayers):
     """HSIVI-LB: every layer maximises a surrogate bound with K auxiliary draws of x_{t+1}.
 
     Layer t minimises E[log 1/(K+1) sum_{k=0..K} q(x_t | x_{t+1}^k) - log p_t(x_t)], where x_t comes from k = 0.  The
@@ -35,7 +35,7 @@ class HSIVILB(Layered):
     needs = frozenset({"log_prob", "bridge"})
     cheap = {"batch": 32, "auxiliary": 32, "layers": 2, "hidden": (16,)}
 
-    @with_options_of(Layered)
+    @with_options_of(BridgeLayers)
     def __init__(self, target: Target, *, batch: int = 100, auxiliary: int = 50, **options: object) -> None:
         super().__init__(target, batch=batch, **options)  # type: ignore[arg-type]
         require_positive(auxiliary=auxiliary)
@@ -59,7 +59,7 @@ class HSIVILB(Layered):
 
 
 @register("method", "hsivi_sm", source=SOURCE)
-class HSIVISM(Layered):
+class HSIVISM(BridgeLayers):
     """HSIVI-SM: every layer plays the game of SIVI-SM against a critic of its own; needs scores only.
 
     Layer t minimises max_psi E[2 f_psi(x_t)' (s_{p_t}(x_t) - s_{q(. | x_{t+1})}(x_t)) - |f_psi(x_t)|^2].
@@ -73,7 +73,7 @@ class HSIVISM(Layered):
     paper_name = "HSIVI-SM"
     cheap = {"batch": 32, "layers": 2, "hidden": (16,), "critic": (16,)}
 
-    @with_options_of(Layered)
+    @with_options_of(BridgeLayers)
     def __init__(
         self,
         target: Target,

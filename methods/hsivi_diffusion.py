@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
 from methods.diffusion.games import game, regression
-from methods.diffusion.layered import Layered
+from methods.diffusion.layered import LayeredSampler
 from methods.diffusion.layers import antithetic, layer_networks
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training
@@ -27,11 +27,11 @@ Weight = Literal["sigma2", "gamma2", "one"]
     "hsivi_diffusion",
     source="Yu et al., NeurIPS 2023, arXiv:2310.17153, equations of its released code; residual networks of this suite",
 )
-class HSIVIDiffusion(Layered):
+class HSIVIDiffusion(LayeredSampler):
     """HSIVI-SM distilling a diffusion teacher eps* into N = ``nfe`` Gaussian layers; data-free.
 
-    The layers are those of ``Layered``.  The target of layer k is the teacher's marginal at tau_{k-1}; its critic
-    predicts r = sigma_{k-1} z / (gamma c_k), minus sigma_{k-1} times the conditional score:
+    The layers are those of ``LayeredSampler``.  The target of layer k is the teacher's marginal at tau_{k-1}; its
+    critic predicts r = sigma_{k-1} z / (gamma c_k), minus sigma_{k-1} times the conditional score:
 
         critic:   min  w |f(x_{k-1}) - r|^2
         student:  min  w [2 <f - eps*, r - eps*> - 2 alpha |f - eps*|^2]     (at x_{k-1}, tau_{k-1})
@@ -39,8 +39,8 @@ class HSIVIDiffusion(Layered):
     x_k comes from the current layers without gradient; only the last transition is differentiated.  The critic starts
     as the teacher, like the student: a residual on it or a copy.
 
-    The sampler's options are those of ``Layered``; the released code has ``grid`` ``quad`` or ``uniform``, ``eta`` 0.2,
-    ``gamma`` per coordinate (pixel), shared by the layers, and one ``teacher`` copy as ``network``.
+    The sampler's options are those of ``LayeredSampler``; the released code has ``grid`` ``quad`` or ``uniform``,
+    ``eta`` 0.2, ``gamma`` per coordinate (pixel), shared by the layers, and one ``teacher`` copy as ``network``.
 
     Args:
         critic: widths of residual networks.
@@ -76,7 +76,7 @@ class HSIVIDiffusion(Layered):
     w_critic: Tensor
     landing_times: Tensor
 
-    @with_options_of(Layered)
+    @with_options_of(LayeredSampler)
     def __init__(
         self,
         target: Target,

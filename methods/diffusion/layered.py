@@ -18,7 +18,7 @@ from targets.diffusion.grids import GridName, time_grid
 from targets.diffusion.schedule import TeacherSchedule
 
 
-class Layered(Method):
+class LayeredSampler(Method):
     """q: layers k = N..1 from time tau_k to tau_{k-1}, x_{k-1} = mean_k(x_k) + gamma c_k z, the steps of DDIM(eta).
 
     Their noise is that of eps_phi(x_k, tau_k), a student that starts as the teacher (a residual network on it that is

@@ -28,7 +28,7 @@ class Residual(nn.Module):
         return out
 
 
-class Layered(Method):
+class BridgeLayers(Method):
     """q(x_0) = E[q(x_0 | x_1)], x_T ~ N(0, s^2 I_k) and x_t ~ N(mu_t(x_{t+1}), diag sigma_t^2), t = T-1..0.
 
     The family of hierarchical SIVI (Yu et al., NeurIPS 2023, arXiv:2310.17153).  Layer t is fitted to a bridge p_t

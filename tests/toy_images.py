@@ -20,7 +20,8 @@ class GaussianEps(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (level.unsqueeze(-1) for level in (self.schedule.alpha(t), self.schedule.sigma(t)))
-        total = alpha.unsqueeze(-1).square() * (self.root @ self.root.T) + (sigma.unsqueeze(-1).square()) * torch.eye(2)
+        unit = torch.eye(2, device=x.device)
+        total = alpha.unsqueeze(-1).square() * (self.root @ self.root.T) + sigma.unsqueeze(-1).square() * unit
         return sigma * torch.linalg.solve(total, (x - alpha * self.mean).unsqueeze(-1)).squeeze(-1)
 
 

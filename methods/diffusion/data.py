@@ -41,4 +41,5 @@ class TrainingRows(nn.Module):
 
 def spread(n: int, noise: Noise) -> Tensor:
     """n stratified uniforms (u + i / n) mod 1 with one u: the low-discrepancy times of VDM; [n]."""
-    return (noise.uniform(1) + torch.arange(n) / n) % 1.0
+    u = noise.uniform(1)
+    return (u + torch.arange(n, device=u.device, dtype=u.dtype) / n) % 1.0

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench.cli.parser import parse
+from bench.config import compose
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +25,16 @@ def plugin(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plugin") / block[1]
     path.write_text(block[2])
     return path
+
+
+def test_every_run_composes_and_the_first_is_a_trial_beside_the_records():
+    lines = re.findall(r"^sivibench (run .*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    runs = [parse(shlex.split(line)) for line in lines]
+    configs = [compose(run.overrides) for run in runs]
+    assert configs[0].eval["curve_points"] == 0
+    ignored = subprocess.run(["git", "check-ignore", "-q", f"{runs[0].results}/"], cwd=ROOT)
+    assert ignored.returncode in (0, 128)  # 128: not a checkout
+    assert runs[0].results not in (None, configs[0].results)
 
 
 def command(plugin: Path, *arguments: str) -> str:

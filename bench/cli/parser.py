@@ -20,7 +20,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sivibench",
         description="Benchmark of semi-implicit variational inference.",
-        epilog="Example: sivibench run method=meanfield target=banana seeds=4 train.iterations=2000",
+        epilog="Example: sivibench run method=meanfield target=banana seeds=4 train.iterations=2000 --results scratch",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +13,9 @@ from bench import registry
 from bench.config.overrides import parse
 from bench.config.schema import Eval, Launcher, Paths, Root, Train, Wandb, expected
 from bench.errors import UserError
+
+_FLAGS = {"paths.results": "--results DIR"}
+"""Keys with an option of the command line, which is what most people look for."""
 
 _TYPED = {"": Root, "train": Train, "eval": Eval, "paths": Paths, "wandb": Wandb, "launcher": Launcher}
 
@@ -50,13 +53,40 @@ def _unknown_key(
 ) -> UserError:
     parent, _, leaf = key.rpartition(".")
     text = next((text for name, text in given.items() if name == key or name.startswith(f"{key}.")), None)
-    available = _keys(parent, overrides, compose)
+    everything = compose(_groups_only(overrides))
+    available = _keys(parent, everything)
     names = [name for name in available if name not in ("name", "method", "target")] if parent else available
-    close = get_close_matches(leaf, names, n=1)
-    guess = f"did you mean {parent + '.' if parent else ''}{close[0]}? " if close else ""
+    meant = _meant(parent, leaf, names, everything)
+    guess = f"did you mean {' or '.join(map(_as_given, meant))}? " if meant else ""
     where = f"in {text!r}" if text else "in a configuration file (conf/tuned?)"
     listed = f"keys of {parent or 'the configuration'}: {', '.join(names) or 'none'}"
     return UserError(f"unknown key {key!r} {where}", guess + listed)
+
+
+def _meant(parent: str, leaf: str, names: Sequence[str], everything: dict[str, Any]) -> list[str]:
+    """Keys that may be meant: those with the same last part, else the likest, beside it or (if very like) anywhere."""
+    by_leaf: dict[str, list[str]] = {}
+    for path in _paths(everything):
+        by_leaf.setdefault(path.rpartition(".")[2], []).append(path)
+    if leaf in by_leaf:
+        return by_leaf[leaf]
+    far = get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)  # among so many names a faint likeness is chance
+    for likest in get_close_matches(leaf, [*get_close_matches(leaf, names, n=1), *far], n=1):
+        return [f"{parent}.{likest}" if parent else likest] if likest in names else by_leaf[likest]
+    return []
+
+
+def _paths(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key that can be set, with dots."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+        elif not (prefix and key == "name"):  # the choice itself: method=..., never method.name=...
+            yield prefix + key
+
+
+def _as_given(key: str) -> str:
+    return f"{_FLAGS[key]} (as a key: {key})" if key in _FLAGS else key
 
 
 def _wrong_type(
@@ -72,8 +102,8 @@ def _wrong_type(
     return UserError(f"wrong type in {text!r}", f"{base} expects {kind}")
 
 
-def _keys(parent: str, overrides: Sequence[str], compose: Callable[..., dict[str, Any]]) -> list[str]:
-    node: Any = compose(_groups_only(overrides))
+def _keys(parent: str, everything: dict[str, Any]) -> list[str]:
+    node: Any = everything
     for part in filter(None, parent.split(".")):
         node = node.get(part, {}) if isinstance(node, dict) else {}
     return list(node) if isinstance(node, dict) else []

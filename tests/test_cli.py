@@ -51,6 +51,23 @@ def test_run_is_idempotent_and_speaks_json(engine, results, capsys):
     assert "stub_plain x stub_gauss  seed 0  done  stub 0.5" in capsys.readouterr().out
 
 
+def test_run_says_first_what_it_fits_and_whose_settings_apply(engine, results, capsys, monkeypatch):
+    def first(*overrides):
+        assert main(["run", *overrides, "--results", results]) == 0
+        headline, plan, *_ = capsys.readouterr().err.splitlines()
+        assert headline[:12] == plan[:12] and "to fit" in plan
+        return headline[12:]
+
+    assert first(*PAIR) == "stub_plain x stub_gauss, the method's own defaults"
+    monkeypatch.undo()  # the real registry
+    engine(fit_done)
+    small = ["seeds=1", "device=cpu"]
+    assert first("method=sivi", *small) == "sivi x banana (the default target), settings of conf/tuned/sivi_banana.yaml"
+    pair = ["method=sivi", "target=banana", *small]
+    assert first(*pair, "tuned=none") == "sivi x banana, the method's own defaults"
+    assert first(*pair, "tuned=sivi_x_shaped") == "sivi x banana, settings of conf/tuned/sivi_x_shaped.yaml"
+
+
 def test_a_failed_run_exits_with_1_until_retried(engine, results, capsys):
     engine(fit_raises)
     assert main(["run", *PAIR, "--results", results]) == 1

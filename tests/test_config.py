@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from bench import registry
 from bench.config import CONF, Unfit, build_method, build_target, compose
+from bench.config.overrides import tuned_file
 from bench.errors import UserError
 from stubs import PAIR
 
@@ -89,6 +90,9 @@ def test_tuned_file_of_the_chosen_pair_applies_and_the_command_line_wins(tmp_pat
     assert (tuned.method["batch"], tuned.train["iterations"]) == (77, 5)
     assert compose([*other, "train.iterations=8"]).train["iterations"] == 8
     assert compose([*other, "tuned=none"]).method["batch"] == 10
+    assert tuned_file("stub_plain", "stub_other", other) == conf / "tuned" / "stub_plain_stub_other.yaml"
+    assert tuned_file("stub_plain", "stub_gauss", PAIR) is None
+    assert tuned_file("stub_plain", "stub_other", [*other, "tuned=none"]) is None
 
 
 @pytest.mark.parametrize(

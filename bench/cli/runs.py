@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.cli.parser import print_json, retry_of
-from bench.config import compose
+from bench.config import Config, compose
+from bench.config.overrides import parse, tuned_file
 from bench.errors import RunFailed
 from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, split_options
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     config = compose(args.overrides)
     if args.results:
         config = replace(config, results=args.results)
+    if processes_of(config).first:
+        _to_stderr(headline(config))
     try:
         records = execute(config, retry=args.retry, progress=_to_stderr)
     except RunFailed:
@@ -50,6 +53,16 @@ def run(args: argparse.Namespace) -> int:
         for record in records:
             print(describe(record))
     return int(any(record["status"] in FAILED for record in records))
+
+
+def headline(config: Config) -> str:
+    """One line: what is fitted to what, and whose settings these are before the command line's."""
+    names, given = [], {override.key_or_group for override in parse(config.overrides)}
+    for kind, values in (("method", config.method), ("target", config.target)):
+        names.append(values["name"] + ("" if kind in given else f" (the default {kind})"))
+    tuned = tuned_file(config.method["name"], config.target["name"], config.overrides)
+    settings = f"settings of {tuned.relative_to(tuned.parents[2])}" if tuned else "the method's own defaults"
+    return f"{config.config_id}: {' x '.join(names)}, {settings}"
 
 
 def describe(record: Record) -> str:

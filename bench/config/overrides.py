@@ -96,6 +96,14 @@ def check_override(text: str, override: Override) -> None:
         raise UserError(f"{text!r} names no {key} configuration", f"choose from: {', '.join(known)}")
 
 
+def tuned_file(method: str, target: str, overrides: Sequence[str]) -> Path | None:
+    """The file of ``conf/tuned`` whose settings apply, as ``config.yaml`` chooses it; None if there is none."""
+    chosen = {override.key_or_group: override for override in parse(overrides)}
+    name = str(chosen["tuned"].value()) if "tuned" in chosen else f"{method}_{target}"
+    path = CONF / "tuned" / f"{name}.yaml"
+    return path if name != "none" and path.is_file() else None
+
+
 def _check_tuned(name: str) -> None:
     # Hydra would skip a missing file without a word, because the group is optional.
     known = sorted(path.stem for path in (CONF / "tuned").glob("*.yaml"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,11 @@ def execute(
         found |= {seeds[run_id]: _running(config, seeds[run_id], owner) for run_id, owner in busy.items()}
         todo = [seed for seed in config.seeds if seed not in found]
         reused = len(config.seeds) - len(todo) - len(busy)
-        tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
-        for part in _parts(config, todo, store):
-            with following(config, part, store, tell):
-                found |= _fit(config, processes.tell(part), store, device, fit or _engine())
+        with _built(config, todo, device, processes):
+            tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
+            for part in _parts(config, todo, store):
+                with following(config, part, store, tell):
+                    found |= _fit(config, processes.tell(part), store, device, fit or _engine())
         _tidy(config, store)
     records = [found[seed] for seed in config.seeds]
     processes.tell(_Over(records))
@@ -111,6 +112,17 @@ def finished(config: Config, store: Store, seeds: Sequence[int], *, retry: Retry
 def retried(status: str, retry: Retry) -> bool:
     """Whether a run with a record of this status is fitted again."""
     return status != "done" and (status in retry if isinstance(retry, frozenset) else retry)
+
+
+def _built(
+    config: Config, seeds: list[int], device: torch.device, processes: Processes
+) -> AbstractContextManager[None]:
+    """Refuses a pair that does not fit; of several processes each sees it as it builds, so none is left waiting."""
+    if not seeds or processes.size > 1:
+        return nullcontext()
+    from bench.fit.pair import built
+
+    return built(config, seeds[0], device)
 
 
 def _engine() -> Fit:

@@ -101,6 +101,7 @@ def fit_never(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
 
 def task_done(config: Config, *, retry: bool = False) -> list[Record]:
     """What a sweep's child does, with the stub engine."""
+    add_stubs()  # the child has a registry of its own
     return execute(config, retry=retry, fit=fit_done)
 
 
@@ -116,4 +117,5 @@ def fit_raises(config: Config, seeds: Sequence[int], store: Store) -> dict[int, 
 
 
 def task_failing(config: Config, *, retry: bool = False) -> list[Record]:
+    add_stubs()
     return execute(config, retry=retry, fit=fit_raises)

@@ -9,11 +9,12 @@ import pytest
 
 from bench import claims
 from bench.claims import claim
-from bench.config import compose
+from bench.config import build_method, build_target, compose
 from bench.errors import RunFailed, UserError
 from bench.run import execute
 from bench.store import Store
-from stubs import PAIR, fit_done, fit_never, fit_raises, record_of
+from stubs import PAIR, Gauss, Plain, fit_done, fit_never, fit_raises, record_of
+from targets.base import Unsupported
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
 
@@ -150,3 +151,59 @@ def test_a_corrupt_record_is_named(config, store):
 def test_an_engine_that_forgets_a_seed_is_an_error(config):
     with pytest.raises(RuntimeError, match=r"seeds \[0\] instead of \[0, 1, 2\]"):
         execute(config, fit=lambda config, seeds, store: {0: record_of(config, 0)})
+
+
+@pytest.mark.parametrize("reason", ["needs", "constructor", "data"])
+def test_an_impossible_pair_is_refused_before_the_plan_is_told(config, store, monkeypatch, reason):
+    def refuse(error):
+        def init(self, *args, **keys):
+            raise error
+
+        return init
+
+    words = {"needs": "needs noised", "constructor": "'stub_plain' cannot be built for .*: too few", "data": "not here"}
+    if reason == "needs":
+        config = compose(["method=stub_hungry", "target=stub_gauss", f"paths.results={store.root}", "device=cpu"])
+    elif reason == "constructor":
+        monkeypatch.setattr(Plain, "__init__", refuse(Unsupported("too few draws")))
+    else:
+        monkeypatch.setattr(Gauss, "__init__", refuse(UserError("the data are not here")))
+    messages = []
+    with pytest.raises(UserError, match=words[reason]) as caught:
+        execute(config, fit=fit_never, progress=messages.append)
+    assert not isinstance(caught.value, RunFailed)
+    assert messages == [] and store.files() == [] and list(store.claims.iterdir()) == []
+
+
+def test_the_fit_takes_over_the_target_that_was_built_to_look_at_the_pair(config, monkeypatch):
+    built, original = [], Gauss.__init__
+
+    def init(self, **keys):
+        original(self, **keys)
+        built.append(self)
+
+    def fit(config, seeds, store):
+        assert build_target(config) is built[0] and len(built) == 1
+        assert build_target(config) is not built[0]  # to be had once: a fit changes its device and dtype
+        return fit_done(config, seeds, store)
+
+    monkeypatch.setattr(Gauss, "__init__", init)
+    execute(config, fit=fit)
+    assert build_target(config) is not built[0]
+    built.clear()
+    execute(config, fit=fit_never)
+    assert built == []  # nor is anything built where nothing is missing
+
+
+def test_another_error_of_a_constructor_is_a_failed_run(config, store, monkeypatch):
+    def init(self, target, **keys):
+        raise ValueError("no luck")
+
+    def fit(config, seeds, store):
+        build_method(config, build_target(config))
+
+    monkeypatch.setattr(Plain, "__init__", init)
+    with pytest.raises(RunFailed, match="ValueError: no luck"):
+        execute(config, fit=fit)
+    [record, *_] = store.records()
+    assert record["status"] == "failed" and record["error"].count("Traceback") == 1

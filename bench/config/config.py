@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.config.identity import ENGINE_VERSION, config_id
+from bench.config.identity import ENGINE_VERSION, canonical_json, config_id
 from bench.config.schema import arguments
 from bench.errors import UserError
 
@@ -104,8 +106,26 @@ def _as_recorded(kind: registry.Kind, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not (key in plain and plain[key] == value)}
 
 
+_handed: dict[str, Target] = {}
+"""Targets of ``handing_over``, by their settings."""
+
+
+@contextmanager
+def handing_over(config: Config, target: Target) -> Iterator[None]:
+    """Within, the first ``build_target`` of this configuration gives ``target``: data are not read a second time."""
+    key = canonical_json(config.target)
+    _handed[key] = target
+    try:
+        yield
+    finally:
+        _handed.pop(key, None)
+
+
 def build_target(config: Config) -> Target:
-    """The target with its hyper-parameters, on the CPU in its own dtype."""
+    """The target with its hyper-parameters, on the CPU in its own dtype (or as it was handed over)."""
+    handed = _handed.pop(canonical_json(config.target), None)
+    if handed is not None:
+        return handed
     entry = registry.get("target", config.target["name"])
     return entry.obj(**arguments(entry, config.target))
 
@@ -130,8 +150,16 @@ def build_method(config: Config, target: Target) -> Method:
     """The method for this target, freshly initialised.
 
     Raises:
-        Unfit: the target does not provide what the method needs.
+        Unfit: the target does not provide what the method needs, or not as the method asks for it.
     """
+    from targets.base import Unsupported  # imported late: a configuration alone needs no torch
+
     check_needs(config, target)
     entry = registry.get("method", config.method["name"])
-    return entry.obj(target, **arguments(entry, config.method))
+    try:
+        return entry.obj(target, **arguments(entry, config.method))
+    except Unsupported as error:  # what ``needs`` cannot say, such as how many draws
+        raise Unfit(
+            f"method {entry.name!r} cannot be built for target {config.target['name']!r}: {error}",
+            "choose another target: `sivibench list targets --verbose`",
+        ) from error

@@ -17,6 +17,7 @@ import torch
 
 from bench import claims
 from bench.config import Config
+from bench.cost import fit_time
 from bench.device import resolve_device
 from bench.environment import environment
 from bench.errors import RunFailed, UserError
@@ -74,7 +75,10 @@ def execute(
             tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
             for part in _parts(config, todo, store):
                 with following(config, part, store, tell):
-                    found |= _fit(config, processes.tell(part), store, device, fit or _engine())
+                    fitted = _fit(config, processes.tell(part), store, device, fit or _engine())
+                found |= fitted
+                if time := fit_time(fitted[part[0]]["cost"]):
+                    tell(f"{config.config_id}: {len(part)} fitted in {time}")
         _tidy(config, store)
     records = [found[seed] for seed in config.seeds]
     processes.tell(_Over(records))

@@ -10,6 +10,7 @@ import pytest
 from bench import claims
 from bench.claims import claim
 from bench.config import build_method, build_target, compose
+from bench.cost import fit_time
 from bench.errors import RunFailed, UserError
 from bench.run import execute
 from bench.store import Store
@@ -47,7 +48,16 @@ def test_only_missing_seeds_are_fitted_and_they_are_fitted_together(config, stor
     messages = []
     execute(config, fit=fit, progress=messages.append)
     assert asked == [[0, 2]]
-    assert messages == [f"{config.config_id}: 1 reused, 0 running elsewhere, 2 to fit"]
+    assert messages == [
+        f"{config.config_id}: 1 reused, 0 running elsewhere, 2 to fit",
+        f"{config.config_id}: 2 fitted in 1.0 s",
+    ]
+
+
+def test_the_time_of_a_fit_in_words():
+    assert fit_time({"seconds": 3.0, "curve_seconds": 1.0, "setup_seconds": 9.0}) == "4.0 s, 25 % of it curve points"
+    assert fit_time({"seconds": 3.0, "curve_seconds": 0.0}) == fit_time({"seconds": 3.0}) == "3.0 s"
+    assert fit_time({}) == ""
 
 
 def test_failures_are_recorded_kept_and_retried(config, store):

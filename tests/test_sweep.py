@@ -145,6 +145,7 @@ def test_only_what_is_missing_runs(write, results):
     first = run_sweep(write(BOTH), results=results, jobs=2, tell=lines.append, task=task_done)
     assert [(r.cell.target, r.statuses) for r in first.results] == [("stub_other", {0: "done", 1: "done"})]
     assert "[1/1] stub_plain x stub_other: 2 done" in lines[-1] and "0 left" in lines[-1]
+    assert "s (fit 1.0 s; elapsed 0:" in lines[-1]
     again = run_sweep(write(BOTH), results=results, tell=lines.append, task=task_done)
     assert again.results == [] and not again.failed
     assert len(Store(results).files()) == 4

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +32,8 @@ class Result:
     statuses: dict[int, str]
     seconds: float
     error: str | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """That of a record made now: it is of all seeds that were fitted together."""
 
     @property
     def failed(self) -> bool:
@@ -64,7 +66,7 @@ def run_cells(
                 child = _start(context, waiting.pop(0), retry, logs, task)
                 running[child.process.sentinel] = child
             for sentinel in wait(list(running)):
-                yield _result(running.pop(sentinel))  # type: ignore[arg-type]
+                yield _ended(running.pop(sentinel))  # type: ignore[arg-type]
     finally:
         _stop([child.process for child in running.values()])
 
@@ -72,12 +74,12 @@ def run_cells(
 def run_here(cells: Sequence[Cell], *, retry: Retry, task: Task = execute) -> Generator[Result, None, None]:
     """Run cells in this process, one after another: a debugger stops in them, and output is not redirected."""
     for cell in cells:
-        start, statuses, error = time.monotonic(), dict[int, str](), None
+        start, records, error = time.monotonic(), list[Record](), None
         try:
-            statuses = {record["seed"]: record["status"] for record in task(cell.config, retry=retry)}
+            records = task(cell.config, retry=retry)
         except UserError as problem:
             error = str(problem)
-        yield Result(cell, statuses, time.monotonic() - start, error)
+        yield _result(cell, records, time.monotonic() - start, error)
 
 
 def _start(context: Any, cell: Cell, retry: Retry, logs: Path, task: Task) -> _Child:
@@ -89,18 +91,24 @@ def _start(context: Any, cell: Cell, retry: Retry, logs: Path, task: Task) -> _C
     return _Child(process, receiver, cell, time.monotonic(), log)
 
 
-def _result(child: _Child) -> Result:
+def _result(cell: Cell, records: Sequence[Record], seconds: float, error: str | None) -> Result:
+    before = {seed: record["created"] for seed, record in cell.records.items()}
+    made = (record["cost"] for record in records if record.get("created") not in (None, before.get(record["seed"])))
+    return Result(cell, {record["seed"]: record["status"] for record in records}, seconds, error, next(made, {}))
+
+
+def _ended(child: _Child) -> Result:
     child.process.join()
     seconds = time.monotonic() - child.started
-    statuses: dict[int, str] = {}
+    records: list[Record] = []
     try:
-        statuses, error = child.receiver.recv()
+        records, error = child.receiver.recv()
     except EOFError:
         code = child.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         error = f"the process {how}; its output is in {child.log}"
     child.receiver.close()
-    return Result(child.cell, statuses, seconds, error)
+    return _result(child.cell, records, seconds, error)
 
 
 def _stop(processes: list[BaseProcess]) -> None:
@@ -122,11 +130,12 @@ def _child_main(task: Task, config: Any, retry: Retry, log: Path, sender: Connec
     try:
         records = task(config, retry=retry)
     except UserError as error:
-        sender.send(({}, str(error)[:4000]))
+        sender.send(([], str(error)[:4000]))
     except KeyboardInterrupt:
         sys.exit(130)
     else:
-        sender.send(({record["seed"]: record["status"] for record in records}, None))
+        kept = ("seed", "status", "created", "cost")  # the rest is on disk
+        sender.send(([{key: record[key] for key in kept if key in record} for record in records], None))
 
 
 def _interrupt(signum: int, frame: Any) -> None:

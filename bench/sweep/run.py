@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.cost import fit_time
 from bench.errors import UserError
 from bench.launch.options import compose_options, split_options
 from bench.launch.site import load_site
@@ -176,11 +177,11 @@ def _run(cells: list[Cell], jobs: int, retry: Retry, plan: Plan, tell: Tell, tas
             done.append(result)
             counts = Counter(result.statuses.values())
             states = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-            left = len(cells) - len(done)
+            left, of_fit = len(cells) - len(done), fit_time(result.cost)
             tell(
                 f"[{len(done):{width}}/{len(cells)}] {result.cell.method} x {result.cell.target}: "
                 f"{states or 'failed'} in {result.seconds:.1f} s "
-                f"(elapsed {clock(time.monotonic() - start)}, {left} left)"
+                f"({f'fit {of_fit}; ' if of_fit else ''}elapsed {clock(time.monotonic() - start)}, {left} left)"
             )
             if result.error:
                 tell("    " + result.error.replace("\n", "\n    "))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +71,14 @@ def execute(
         found |= {seeds[run_id]: _running(config, seeds[run_id], owner) for run_id, owner in busy.items()}
         todo = [seed for seed in config.seeds if seed not in found]
         reused = len(config.seeds) - len(todo) - len(busy)
-        with _built(config, todo, device, processes):
-            tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
-            for part in _parts(config, todo, store):
-                with following(config, part, store, tell):
-                    fitted = _fit(config, processes.tell(part), store, device, fit or _engine())
-                found |= fitted
-                if time := fit_time(fitted[part[0]]["cost"]):
-                    tell(f"{config.config_id}: {len(part)} fitted in {time}")
+        _require_fit(config, todo, processes)
+        tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
+        for part in _parts(config, todo, store):
+            with following(config, part, store, tell):
+                fitted = _fit(config, processes.tell(part), store, device, fit or _engine())
+            found |= fitted
+            if time := fit_time(fitted[part[0]]["cost"]):
+                tell(f"{config.config_id}: {len(part)} fitted in {time}")
         _tidy(config, store)
     records = [found[seed] for seed in config.seeds]
     processes.tell(_Over(records))
@@ -118,15 +118,12 @@ def retried(status: str, retry: Retry) -> bool:
     return status != "done" and (status in retry if isinstance(retry, frozenset) else retry)
 
 
-def _built(
-    config: Config, seeds: list[int], device: torch.device, processes: Processes
-) -> AbstractContextManager[None]:
+def _require_fit(config: Config, seeds: list[int], processes: Processes) -> None:
     """Refuses a pair that does not fit; of several processes each sees it as it builds, so none is left waiting."""
-    if not seeds or processes.size > 1:
-        return nullcontext()
-    from bench.fit.pair import built
+    if seeds and processes.size == 1:
+        from bench.fit.pair import require_fit  # imported late, as the engine
 
-    return built(config, seeds[0], device)
+        require_fit(config, seeds[0])
 
 
 def _engine() -> Fit:

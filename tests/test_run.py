@@ -185,26 +185,6 @@ def test_an_impossible_pair_is_refused_before_the_plan_is_told(config, store, mo
     assert messages == [] and store.files() == [] and list(store.claims.iterdir()) == []
 
 
-def test_the_fit_takes_over_the_target_that_was_built_to_look_at_the_pair(config, monkeypatch):
-    built, original = [], Gauss.__init__
-
-    def init(self, **keys):
-        original(self, **keys)
-        built.append(self)
-
-    def fit(config, seeds, store):
-        assert build_target(config) is built[0] and len(built) == 1
-        assert build_target(config) is not built[0]  # to be had once: a fit changes its device and dtype
-        return fit_done(config, seeds, store)
-
-    monkeypatch.setattr(Gauss, "__init__", init)
-    execute(config, fit=fit)
-    assert build_target(config) is not built[0]
-    built.clear()
-    execute(config, fit=fit_never)
-    assert built == []  # nor is anything built where nothing is missing
-
-
 def test_another_error_of_a_constructor_is_a_failed_run(config, store, monkeypatch):
     def init(self, target, **keys):
         raise ValueError("no luck")

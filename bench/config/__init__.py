@@ -1,7 +1,7 @@
 """Configuration: Hydra composes it, ``Config`` holds it, and its semantic part is the identity of a run."""
 
 from bench.config.compose import CONF, compose, hydra_loader, register_configs
-from bench.config.config import Config, Unfit, build_method, build_target, check_needs, handing_over
+from bench.config.config import Config, Unfit, build_method, build_target, check_needs
 from bench.config.identity import ENGINE_VERSION, canonical_json, config_id
 from bench.config.many import Composer
 
@@ -17,7 +17,6 @@ __all__ = [
     "check_needs",
     "compose",
     "config_id",
-    "handing_over",
     "hydra_loader",
     "register_configs",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.config.identity import ENGINE_VERSION, canonical_json, config_id
+from bench.config.identity import ENGINE_VERSION, config_id
 from bench.config.schema import arguments
 from bench.errors import UserError
 
@@ -106,26 +104,8 @@ def _as_recorded(kind: registry.Kind, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not (key in plain and plain[key] == value)}
 
 
-_handed: dict[str, Target] = {}
-"""Targets of ``handing_over``, by their settings."""
-
-
-@contextmanager
-def handing_over(config: Config, target: Target) -> Iterator[None]:
-    """Within, the first ``build_target`` of this configuration gives ``target``: data are not read a second time."""
-    key = canonical_json(config.target)
-    _handed[key] = target
-    try:
-        yield
-    finally:
-        _handed.pop(key, None)
-
-
 def build_target(config: Config) -> Target:
-    """The target with its hyper-parameters, on the CPU in its own dtype (or as it was handed over)."""
-    handed = _handed.pop(canonical_json(config.target), None)
-    if handed is not None:
-        return handed
+    """The target with its hyper-parameters, on the CPU in its own dtype."""
     entry = registry.get("target", config.target["name"])
     return entry.obj(**arguments(entry, config.target))
 

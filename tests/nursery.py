@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 from typing import Any
 
 
 def main() -> None:
+    # a shell that runs the tests in the background has SIGINT ignored in them and all they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _preload()
     for line in sys.stdin:
         request = json.loads(line)

@@ -216,7 +216,11 @@ def test_ctrl_c_stops_the_children_and_says_how_to_go_on(write, tmp_path, result
     script.write_text(SLOW.format(**settings))
     root = str(Path(__file__).parents[1])
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what runs in the background
     )
     deadline = time.monotonic() + 300
     while not marker.exists():

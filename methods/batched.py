@@ -21,10 +21,15 @@ def with_seeds(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tenso
     ]
 
 
+def leading(*tensors: Tensor) -> torch.Size:
+    """The dimensions of the seeds of arguments [..., n, d], broadcast."""
+    return torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
+
+
 def matrices(*tensors: Tensor) -> list[Tensor]:
     """Arguments [..., n, d] as contiguous [S, n, d], leading dimensions broadcast: native code reads bare memory."""
-    leading = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
-    return [t.expand(*leading, *t.shape[-2:]).reshape(-1, *t.shape[-2:]).contiguous() for t in tensors]
+    seeds = leading(*tensors)
+    return [t.expand(*seeds, *t.shape[-2:]).reshape(-1, *t.shape[-2:]).contiguous() for t in tensors]
 
 
 def require_one_dtype(**tensors: Tensor) -> None:

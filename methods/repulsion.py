@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.native import Library
 from methods import kernels
-from methods.batched import matrices, require_one_dtype, with_seeds
+from methods.batched import leading, matrices, require_one_dtype, with_seeds
 
 ConstantBandwidth = Literal["detached", "bisection"]
 SteinKernel = Literal["gaussian", "imq"]
@@ -42,9 +42,11 @@ def stein_direction(
         The direction of steepest descent of KL(q || p) in the kernel's space, [..., N, d], without gradients.
 
     Raises:
-        ValueError: arguments of different precision.
+        ValueError: arguments of different precision, or shapes that do not match.
     """
     require_one_dtype(x=x, y=y, score=score)
+    if y.shape[-2:] != score.shape[-2:] or x.shape[-1] != y.shape[-1]:
+        raise ValueError(f"shapes x {x.shape}, y {y.shape}, score {score.shape} do not match")
     x, y, score = x.detach(), y.detach(), score.detach()
     if direction_backend(x) == "fused":
         return _fused(x, y, score, kernel, bandwidth)
@@ -77,13 +79,12 @@ def _fused(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: str) -> 
     sizes = (*x_.shape[:2], *y_.shape[1:], kernels.KERNELS.index(kernel), kernels.BANDWIDTHS.index(bandwidth))
     if native.sivibench_stein_direction(*sizes, *(t.data_ptr() for t in (x_, y_, score_, phi))):
         raise ValueError(f"no Stein direction for kernel {kernel!r}")
-    return phi.reshape(*torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, score))), *x.shape[-2:])
+    return phi.reshape(*leading(x, y, score), *x.shape[-2:])
 
 
 @_fused.register_fake
 def _(x, y, score, kernel, bandwidth):
-    leading = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, score)))
-    return torch.empty(*leading, *x.shape[-2:], dtype=x.dtype, device=x.device)
+    return torch.empty(*leading(x, y, score), *x.shape[-2:], dtype=x.dtype, device=x.device)
 
 
 @_fused.register_vmap

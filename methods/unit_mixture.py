@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.native import Library
 from methods import kernels
-from methods.batched import matrices, require_one_dtype, with_seeds
+from methods.batched import leading, matrices, require_one_dtype, with_seeds
 
 LIBRARY = Library(
     "unit_mixture",
@@ -33,9 +33,11 @@ def unit_mixture_score(x: Tensor, centres: Tensor) -> Tensor:
         [..., n, d], without gradients.
 
     Raises:
-        ValueError: arguments of different precision.
+        ValueError: arguments of different precision or dimension.
     """
     require_one_dtype(x=x, centres=centres)
+    if x.shape[-1] != centres.shape[-1]:
+        raise ValueError(f"shapes x {x.shape} and centres {centres.shape} do not match")
     x, centres = x.detach(), centres.detach()
     if mixture_backend(x) == "fused":
         return _fused(x, centres)
@@ -57,13 +59,12 @@ def _fused(x: Tensor, centres: Tensor) -> Tensor:
     points, c = matrices(x, centres)
     out = torch.empty_like(points)
     native.sivibench_unit_mixture(*points.shape[:2], *c.shape[1:], *(t.data_ptr() for t in (points, c, out)))
-    return out.reshape(*torch.broadcast_shapes(x.shape[:-2], centres.shape[:-2]), *x.shape[-2:])
+    return out.reshape(*leading(x, centres), *x.shape[-2:])
 
 
 @_fused.register_fake
 def _(x, centres):
-    leading = torch.broadcast_shapes(x.shape[:-2], centres.shape[:-2])
-    return torch.empty(*leading, *x.shape[-2:], dtype=x.dtype, device=x.device)
+    return torch.empty(*leading(x, centres), *x.shape[-2:], dtype=x.dtype, device=x.device)
 
 
 @_fused.register_vmap

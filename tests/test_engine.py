@@ -308,3 +308,18 @@ def test_time_spent_on_the_curve_is_no_time_of_the_fit():
     run = fit(members, [0], 4, curve_steps=[2, 4], curve_hook=hook)
     # four iterations take milliseconds
     assert run.curve_seconds >= 4.0 > run.seconds > 0
+
+
+def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "early", [0])
+
+    def go(iterations):
+        members = initialise(lambda: get("method", "meanfield").obj(Gaussian(), batch=5), [0])
+        return fit(members, [0], iterations, checkpoint=checkpoint, checkpoint_seconds=0.0)
+
+    go(4)
+    saved = checkpoint.load(torch.device("cpu"))
+    del saved["plain"]["curve_seconds"]
+    checkpoint.save(saved)
+    run = go(6)
+    assert run.step == 6 and run.attempts == 2 and run.curve_seconds == 0

@@ -83,6 +83,8 @@ def test_one_mixture_serves_all_seeds_and_other_precisions_are_refused():
     torch.testing.assert_close(unit_mixture_score(x, centres)[2], unit_mixture_score(x[2], centres))
     with pytest.raises(ValueError, match="centres has dtype torch.float64"):
         unit_mixture_score(x, centres.double())
+    with pytest.raises(ValueError, match="do not match"):
+        unit_mixture_score(x, centres[:, :1])
 
 
 def test_a_mixture_that_diverged_stays_visible():

@@ -61,6 +61,8 @@ def test_one_batch_of_draws_serves_all_seeds_and_other_precisions_are_refused():
     torch.testing.assert_close(stein_direction(x, y, score)[2], stein_direction(x[2], y, score))
     with pytest.raises(ValueError, match="score has dtype torch.float64, x has torch.float32"):
         stein_direction(x, y, score.double())
+    with pytest.raises(ValueError, match="do not match"):
+        stein_direction(x, y, score[:-1])
 
 
 def test_a_seed_that_diverged_stays_visible():

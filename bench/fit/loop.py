@@ -173,7 +173,8 @@ def _restore(run: Fit, saved: dict[str, Any]) -> None:
     for key, value in saved["state"].items():
         run.state[key].copy_(value)
     for key in _PLAIN:
-        setattr(run, key, saved["plain"][key])
+        if key in saved["plain"]:  # a checkpoint of earlier code goes on without what it did not keep
+            setattr(run, key, saved["plain"][key])
     run.attempts += 1
 
 

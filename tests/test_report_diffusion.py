@@ -206,6 +206,14 @@ def test_pages_are_self_contained_and_repeat(tmp_path):
     assert r"\toprule" in first["tex"].read_text() and r"\textbf" in first["tex"].read_text()
 
 
+def test_untrained_samplers_alone_have_no_picture_against_seconds(tmp_path):
+    untrained = runs("student", POOR, iterations=1)
+    assert write_report(untrained, tmp_path / "a", "t", ("js_made_up",))["html"].read_text().count("<svg") == 1
+    both = untrained + runs("ode", GOOD, target="other", grid="quad")
+    page = write_report(both, tmp_path / "b", "t", ("js_made_up",))["html"].read_text()
+    assert page.count("<svg") == 2
+
+
 def test_the_legend_has_the_methods_of_all_panels_each_with_one_look(tmp_path):
     records = runs("student", GOOD, target="ring") + runs("ode", POOR, target="ring", grid="quad")
     records += runs("student", FAIR, target="cross") + runs("pupil", POOR, target="cross")

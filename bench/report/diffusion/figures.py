@@ -62,12 +62,13 @@ def against_nfe(sheet: Sheet, looks: Looks, prefix: str) -> str:
 
 
 def against_seconds(sheet: Sheet, looks: Looks, prefix: str) -> str | None:
-    """SVG, a panel per problem: the same values over the time of 1,000 draws; None where no run has a time."""
-    if not any(p.cell.seconds for i in range(len(sheet.columns)) for s in _series(sheet, i).values() for p in s):
+    """SVG, a panel per problem with times: the same values over that of 1,000 draws; None where there are none."""
+    timed = [i for i in range(len(sheet.columns)) if any(_with_time(points) for points in _series(sheet, i).values())]
+    if not timed:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(sheet.columns), 2, 6.0, 4.0)
-        for index, axis in enumerate(axes):
+        figure, axes = panels(len(timed), 2, 6.0, 4.0)
+        for index, axis in zip(timed, axes, strict=True):
             for method, points in _series(sheet, index).items():
                 _timed(axis, points, looks[method], method, sheet.direction)
             _finish(axis, sheet, index)
@@ -117,8 +118,13 @@ def _line(axis: Axes, points: list[Point], look: Mapping[str, Any], label: str, 
             axis.plot(p.nfe, _mean(p), markersize=4, markerfacecolor=face, alpha=0.5, **look)
 
 
+def _with_time(points: Iterable[Point]) -> list[Point]:
+    """What is drawn against seconds."""
+    return [p for p in points if p.cell.seconds and not p.untrained]
+
+
 def _timed(axis: Axes, points: list[Point], look: Mapping[str, Any], label: str, direction: str) -> None:
-    timed = [p for p in points if p.cell.seconds and not p.untrained]
+    timed = _with_time(points)
     face = "none" if points[0].solver else look["color"]
     x, y = [p.cell.seconds or 0.0 for p in timed], [_mean(p) for p in timed]
     axis.plot(x, y, linestyle="", markersize=5, alpha=0.9, markerfacecolor=face, label=label, **look)

@@ -97,7 +97,7 @@ class Lab:
                 # fails for a job that heard the first one and is leaving its node; one that never does fails `wait`
                 self.cluster.call("scancel", "--signal", "USR2", job, check=False)
                 sent = time.monotonic()
-            return any(event["event"] == "requeued" for event in self.events())
+            return any(event["event"] == "requeue asked" for event in self.events())
 
         self.wait(requeued)
 

@@ -124,7 +124,7 @@ def test_a_time_limit_is_recorded_and_a_retry_continues_to_the_same_record(lab, 
     lab.submit("launcher.minutes=1", "launcher.timeouts=1", TEST_NAP=1)
     lab.settle()
     assert set(lab.records().values()) == {"timeout"}, lab.logs()
-    assert "time limit: checkpoint written, requeued" in lab.logs()
+    assert "time limit: checkpoint written, asking to be requeued" in lab.logs()
     assert "out of time: 1 minutes, 2 times" in lab.status()["meanfield-dozing-0"]["reason"]
     where = ["launcher=slurm", f"site={lab.site}"]
     assert "submitted 0 jobs" in lab.bench("sweep", lab.sweep, *where, "--retry=failed").stdout
@@ -158,7 +158,7 @@ def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, 
         lab.submit()
         lab.settle()
     else:
-        assert kinds.count("start") == 2 and ("requeued" if user_signal else "stopped") in kinds, (kinds, lab.logs())
+        assert kinds.count("start") == 2 and ("requeue asked" if user_signal else "stopped") in kinds, (kinds, lab.logs())
         [log] = lab.results.glob("artifacts/sweeps/lab/*/log/*.out")
         assert log.read_text().count("2 to fit") == 2  # one log over all restarts
     assert outcome(lab.results) == undisturbed(lab, line, tmp_path), lab.logs()

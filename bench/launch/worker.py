@@ -169,13 +169,15 @@ def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, en
             _record_timeout(job, group, journal)
             raise JobFailed(f"out of time for the {len(restarts)}th time (launcher.timeouts={job.timeouts})")
     reason = "time limit" if out_of_time else "preemption"
+    # Said first: SLURM kills a job that it requeues, on a slow node before this process hears the answer.
+    journal.write("requeue asked", reason=reason)
+    log.warning("%s: checkpoint written, asking to be requeued", reason)
     refusal = requeue()
     journal.write("requeued" if refusal is None else "requeue refused", reason=reason, detail=refusal)
     if refusal is None:
-        log.warning("%s: checkpoint written, requeued", reason)
         sys.exit(128 + stop.number)
     # Often SLURM has requeued the job already; then nobody looks at how this process ends.
-    log.warning("%s: checkpoint written, but the job could not be requeued: %s", reason, refusal)
+    log.warning("the job could not be requeued: %s", refusal)
     raise JobFailed(f"stopped by {reason} and not requeued: {refusal}")
 
 

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 import bench.job
+from bench.config import compose
 from bench.fit.interrupt import Interrupted
 from bench.launch import worker
-from bench.launch.group import Job
+from bench.launch.group import Group, Job
 from bench.launch.journal import Journal
+from bench.store import Store
 
 START, MINUTES, AHEAD = 1_700_000_000, 10, 120
 WARNING = 60 * MINUTES - AHEAD - 60  # SLURM looks at time limits once a minute, so it may warn a minute early
@@ -77,3 +79,21 @@ def test_where_slurm_does_not_tell_the_time_is_counted_from_where_the_work_begin
     for told in ((), ("SLURM_JOB_ID",)):
         assert why(told, 0, WARNING) == "time limit" and why(told, 0, 300) == "preemption"
         assert why(told, 30, WARNING + 30) == "time limit"
+
+
+def test_a_job_whose_imports_take_all_its_time_records_the_run_it_was_to_begin(tmp_path, monkeypatch):
+    line = ["method=meanfield", "target=banana", "device=cpu", "seeds=2", f"results={tmp_path}"]
+    first, second = (compose([*line, f"train.iterations={n}"]) for n in (1, 2))
+    groups = [Group(config, config.config_id) for config in (first, second)]
+
+    def warn():
+        raise Interrupted(signal.SIGUSR2)
+
+    monkeypatch.setattr(worker, "discover", warn)
+    monkeypatch.setattr(worker, "log", logging.getLogger("sivibench.job"))
+    with pytest.raises(worker.JobFailed, match="out of time"):
+        worker.Work()(Job(groups, str(tmp_path), 0, AHEAD, 0, None, ""))
+    records = Store(tmp_path).records()
+    assert {(r["config_id"], r["seed"], r["status"]) for r in records} == {
+        (first.config_id, seed, "timeout") for seed in first.seeds
+    }

@@ -158,7 +158,10 @@ def test_a_preempted_run_continues_to_the_same_record(lab, tmp_path, partition, 
         lab.submit()
         lab.settle()
     else:
-        assert kinds.count("start") == 2 and ("requeue asked" if user_signal else "stopped") in kinds, (kinds, lab.logs())
+        assert kinds.count("start") == 2 and ("requeue asked" if user_signal else "stopped") in kinds, (
+            kinds,
+            lab.logs(),
+        )
         [log] = lab.results.glob("artifacts/sweeps/lab/*/log/*.out")
         assert log.read_text().count("2 to fit") == 2  # one log over all restarts
     assert outcome(lab.results) == undisturbed(lab, line, tmp_path), lab.logs()

@@ -71,7 +71,7 @@ class Work:
             except Interrupted as stop:
                 for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
                     signal.signal(number, signal.SIG_IGN)
-                _stop(job, current, stop, journal, end)
+                _stop(job, current or _next(_share(job.groups, rank, size)), stop, journal, end)
         journal.write("end", problems=problems)
         if problems:
             raise JobFailed(f"{len(problems)} of {len(mine)} batched runs did not end well")
@@ -98,6 +98,22 @@ def _share(groups: list[Group], rank: int, size: int) -> list[Group]:
     return [group for i, group in enumerate(groups) if together[i] or i % size == rank]
 
 
+def _left(group: Group) -> list[int]:
+    """The seeds of a batched run without a record, or with the one that is to be replaced."""
+    config, store = group.config, Store(group.config.results)
+    kept = [store.get(config.run_id(seed), config.target["name"], config.method["name"]) for seed in config.seeds]
+    return [
+        seed
+        for seed, record in zip(config.seeds, kept, strict=True)
+        if record is None or group.redo.get(seed) == record["created"]
+    ]
+
+
+def _next(groups: list[Group]) -> Group | None:
+    """The batched run that a job stopped before it began would have gone on with."""
+    return next((group for group in groups if _left(group)), None)
+
+
 def _say_code(job: Job, journal: Journal) -> None:
     sha, dirty = git_state()
     drifted = source_digest() != job.source
@@ -120,14 +136,7 @@ def _do(group: Group, journal: Journal) -> list[str]:
                 f"{label} has become {config.config_id}: the code now gives this configuration another identity",
                 "submit the sweep again",
             )
-        store = Store(config.results)
-        kept = [store.get(config.run_id(s), config.target["name"], config.method["name"]) for s in config.seeds]
-        left = [
-            seed
-            for seed, record in zip(config.seeds, kept, strict=True)
-            if record is None or group.redo.get(seed) == record["created"]
-        ]
-        if left:
+        if left := _left(group):
             records = execute(replace(config, seeds=left), retry=bool(group.redo), progress=log.info)
             busy = [record["seed"] for record in records if record["status"] == "running"]
             problem = f"{label}: seeds {busy} are running elsewhere" if busy else None
@@ -197,8 +206,6 @@ def _record_timeout(job: Job, group: Group | None, journal: Journal) -> None:
     config, store = group.config, Store(group.config.results)
     env = environment(resolve_device(config.device), threads=config.threads, compile=config.compile)
     text = f"out of time: {job.minutes} minutes, {job.timeouts + 1} times (job {journal.job})"
-    for seed in config.seeds:
-        record = store.get(config.run_id(seed), config.target["name"], config.method["name"])
-        if record is None or group.redo.get(seed) == record["created"]:
-            cost = {"seeds_sharing": len(config.seeds), "attempts": job.timeouts + 1}
-            store.put(new_record(config, seed, "timeout", env=env, cost=cost, error=text))
+    for seed in _left(group):
+        cost = {"seeds_sharing": len(config.seeds), "attempts": job.timeouts + 1}
+        store.put(new_record(config, seed, "timeout", env=env, cost=cost, error=text))

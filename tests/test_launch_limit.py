@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -82,8 +83,8 @@ def test_where_slurm_does_not_tell_the_time_is_counted_from_where_the_work_begin
 
 
 def test_a_job_whose_imports_take_all_its_time_records_the_run_it_was_to_begin(tmp_path, monkeypatch):
-    line = ["method=meanfield", "target=banana", "device=cpu", "seeds=2", f"results={tmp_path}"]
-    first, second = (compose([*line, f"train.iterations={n}"]) for n in (1, 2))
+    line = ["method=meanfield", "target=banana", "device=cpu", "seeds=2"]
+    first, second = (replace(compose([*line, f"train.iterations={n}"]), results=str(tmp_path)) for n in (1, 2))
     groups = [Group(config, config.config_id) for config in (first, second)]
 
     def warn():

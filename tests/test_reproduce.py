@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 import bench.cli.reproduce
 import bench.sweep.run
@@ -14,14 +17,16 @@ from bench import registry
 from bench.cli import main
 from bench.errors import UserError
 from bench.metrics.base import Metric
+from bench.metrics.evaluate import build
 from bench.metrics.images.digits import FDDigits
 from bench.metrics.moments import MomentError
+from bench.registry import discover, entries
 from bench.report import published
 from bench.reproduce import render
-from bench.reproduce.compare import Planned, relative_times
+from bench.reproduce.compare import Compared, Planned, compare, relative_times
 from bench.reproduce.run import plan_cells, reproduce
 from bench.reproduce.tables import CellSpec, load_table, merged, names
-from bench.reproduce.verdict import Printed, Verdict, half_unit, judge, printed, tolerance
+from bench.reproduce.verdict import Printed, Verdict, difference, half_unit, judge, printed, tolerance
 from bench.sweep.pool import Result
 from stubs import fit_never, task_done
 
@@ -128,6 +133,51 @@ def test_what_takes_a_verdict_away() -> None:
     assert judge(number, same, direction="lower", diverged=4) is Verdict.WORSE
     assert judge(number, same, direction="lower", diverged=3) is Verdict.AGREES
     assert judge(number, [], direction="lower", diverged=10) is Verdict.WORSE
+
+
+def test_means_differ_where_welchs_test_says_so() -> None:
+    """Against scipy's own test, on samples with exactly the printed mean and spread."""
+    ours, theirs = [2.60, 2.64, 2.70, 2.58, 2.66], np.array([-1.0, 1.0, -1.0, 1.0])
+    theirs = 2.555 + 0.02 * theirs / theirs.std(ddof=1)
+    number = Printed(2.555, 0.0, 0.02, runs=4)
+    assert difference(number, ours) == pytest.approx(ttest_ind(ours, theirs, equal_var=False).pvalue)
+    assert difference(replace(number, rounding=0.1), ours) == 1.0  # no more than the rounding
+    assert difference(replace(number, runs=None), ours) is None and difference(replace(number, sd=None), ours) is None
+
+
+def test_what_is_judged_above_the_truth() -> None:
+    """Draws that move value and floor alike move no verdict; the printed truth is taken off the printed number."""
+    numbers = {
+        "truth": {"value": "3.4663", "spread": "", "spread_kind": "", "n_runs": "", "comparable": "yes"},
+        "q": {"value": "3.4703", "spread": "0.0010", "spread_kind": "sd", "n_runs": "3", "comparable": "yes"},
+    }
+    metric = "nll_target_draws"
+    protocol = build(metric, {}).protocol()
+
+    def above(excess: float) -> Compared:
+        moved = enumerate((3.40, 3.47, 3.53))
+        records = {
+            seed: {
+                "status": "done",
+                "metrics": {metric: {"value": floor + excess, "floor": floor, "protocol": "p"}},
+                "protocols": {"p": protocol},
+            }
+            for seed, floor in moved
+        }
+        q = CellSpec("q", "c", metric, (), "q", excess_over="truth")
+        cells = [Planned(q, None, "", records), Planned(CellSpec("truth", "c", metric, (), "truth"), None)]
+        return compare(cells, numbers, seeds=3, budget=1)[0]
+
+    assert [above(x).verdict for x in (0.004, 0.0061, 0.0019)] == [Verdict.AGREES, Verdict.WORSE, Verdict.BETTER]
+    assert "printed 0.004, ours 0.0061" in above(0.0061).remark
+
+
+def test_the_distance_of_perfect_draws_is_no_tolerance() -> None:
+    """Two samples of p are apart; a method whose distance lies that much lower or higher is not the same for it."""
+    discover()
+    for name in ("sliced_w_pot", "sliced_w2", "truncated_w_5", "ks_distance_r", "js_sets", "fd_digits"):
+        assert not entries("metric")[name].obj.floor_is_noise
+    assert entries("metric")["kl_forward_mc"].obj.floor_is_noise
 
 
 # ---- reading tables

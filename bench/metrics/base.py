@@ -98,6 +98,8 @@ class Metric:
 
     direction: ClassVar[Literal["lower", "higher"]] = "lower"
     unit: ClassVar[str] = ""
+    floor_is_noise: ClassVar[bool] = True
+    """Whether the floor is an error of the value; else it is the value of a perfect q, with an error of its own."""
 
     def applies(self, method: Method, target: Target) -> str | None:
         """None if the metric can be computed, else the reason why not (shown in tables)."""

@@ -45,6 +45,7 @@ class JSHist(Metric):
     """
 
     unit: ClassVar[str] = "nats"
+    floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 100_000, bins: int = 64) -> None:
         self.n, self.bins = n, bins

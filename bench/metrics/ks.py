@@ -33,6 +33,8 @@ class _KS(Metric):
         n: draws per side; 2000 in the SIVI paper.
     """
 
+    floor_is_noise: ClassVar[bool] = False
+
     def __init__(self, *, n: int = 2000) -> None:
         self.n = n
 

@@ -48,6 +48,7 @@ class SlicedWasserstein(Metric):
     """
 
     order: ClassVar[int]
+    floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 1000, projections: int = 300, projection_seed: int = 0, repeats: int = 10) -> None:
         self.n, self.projections, self.projection_seed, self.repeats = n, projections, projection_seed, repeats

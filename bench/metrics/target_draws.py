@@ -46,7 +46,6 @@ class NLLTargetDraws(Metric):
     unit: ClassVar[str] = "nats"
     published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("nll_target_draws", "nll-100k"),)
     floor_is_noise: ClassVar[bool] = False
-    """The floor is the value of a perfect q, not an error bar of the value."""
 
     def __init__(self, *, n: int = 100_000, latents: int = 100_000) -> None:
         self.n, self.latents = n, latents

@@ -63,6 +63,7 @@ class TruncatedWasserstein(Metric):
     """
 
     edge: ClassVar[float]
+    floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 1000, repeats: int = 10) -> None:
         self.n, self.repeats = n, repeats

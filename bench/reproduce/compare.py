@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,7 @@ from bench.metrics.base import Metric
 from bench.metrics.evaluate import build
 from bench.registry import entries
 from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
-from bench.reproduce.verdict import JUDGED, Printed, Verdict, judge, printed
+from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed
 from bench.store import Record
 
 
@@ -36,6 +36,8 @@ class Compared:
         wanted: seeds the table asks for.
         failures: number of seeds by how they ended without a value.
         reason: why there are no values, or fewer than there are records.
+        remark: on the verdict.
+        differs: whether the cell agrees although the means differ by more than chance.
         full: whether the budget is the paper's.
     """
 
@@ -47,6 +49,8 @@ class Compared:
     failures: Mapping[str, int]
     floor: float | None
     reason: str
+    remark: str
+    differs: bool
     verdict: Verdict
     config_id: str
     full: bool
@@ -69,9 +73,8 @@ def compare(
     """
     found = []
     for cell in planned:
-        reference = next(
-            (p for p in planned if (p.spec.row, p.spec.column) == (cell.spec.relative_to, cell.spec.column)), None
-        )
+        beside = (cell.spec.relative_to or cell.spec.excess_over, cell.spec.column)
+        reference = next((p for p in planned if (p.spec.row, p.spec.column) == beside), None)
         found.append(_compared(cell, reference, numbers, seeds, budget))
     return found
 
@@ -82,7 +85,7 @@ def _compared(
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
     number = printed(row) if row else None
     values: dict[int, float] = {}
-    floors: list[float] = []
+    floors: dict[int, float] = {}
     failures: dict[str, int] = {}
     reasons = [cell.reason] if cell.reason else []
     direction, noise = "lower", True
@@ -96,23 +99,38 @@ def _compared(
         metric = entries("metric")[spec.metric].obj
         direction = metric.direction
         # where higher is better the floor is what a perfect q reaches (a p-value, say), not an error
-        noise = direction == "lower" and getattr(metric, "floor_is_noise", True)
+        noise = direction == "lower" and metric.floor_is_noise
         today = build(spec.metric, {})
         for seed, record in sorted(cell.records.items()):
             _take(record, seed, spec.metric, today, values, floors, failures, reasons)
-    floor = fmean(floors) if floors else None
+    floor = fmean(floors.values()) if floors else None
+    judged, ours, remarks = number, list(values.values()), []
+    if spec.excess_over and number and values and reference and floors.keys() >= values.keys():
+        truth = numbers[reference.spec.published or ""]
+        judged, ours, noise = _above(number, printed(truth)), [values[s] - floors[s] for s in values], False
+        remarks.append(f"above {spec.excess_over}: printed {judged.value:.3g}, ours {fmean(ours):.3g}")
     verdict = judge(
-        number,
-        list(values.values()),
+        judged,
+        ours,
         direction=direction,
         floor=floor if noise else None,
         diverged=failures.get("diverged", 0) + failures.get("not finite", 0),
         full=budget == 1,
         doubt=bool(spec.doubt),
     )
-    reason = "; ".join(dict.fromkeys(reasons))
+    p = difference(judged, ours) if judged and verdict is Verdict.AGREES else None
+    differs = p is not None and p < DIFFERENT
+    if differs:
+        remarks.append(f"by their spreads; the means differ (Welch, p = {p:.1g})")
+    reason, remark = "; ".join(dict.fromkeys(reasons)), "; ".join(remarks)
     config_id = cell.config.config_id if cell.config else ""
-    return Compared(spec, number, row, values, seeds, failures, floor, reason, verdict, config_id, budget == 1)
+    return Compared(
+        spec, number, row, values, seeds, failures, floor, reason, remark, differs, verdict, config_id, budget == 1
+    )
+
+
+def _above(number: Printed, truth: Printed) -> Printed:
+    return replace(number, value=number.value - truth.value, rounding=number.rounding + truth.rounding)
 
 
 def _take(
@@ -121,7 +139,7 @@ def _take(
     metric: str,
     today: Metric,
     values: dict[int, float],
-    floors: list[float],
+    floors: dict[int, float],
     failures: dict[str, int],
     reasons: list[str],
 ) -> None:
@@ -139,7 +157,7 @@ def _take(
     else:
         values[seed] = measured["value"]
         if measured.get("floor") is not None:
-            floors.append(measured["floor"])
+            floors[seed] = measured["floor"]
 
 
 def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, float], str]:
@@ -188,4 +206,5 @@ def progress(table: PaperTable, cells: Sequence[Compared]) -> dict[str, int]:
         "comparable": len(comparable),
         "judged": len(judged),
         "agree_or_better": len(good),
+        "agree_but_differ": sum(c.differs for c in good),
     }

@@ -31,7 +31,7 @@ def _line(cell: Compared) -> list[str]:
     if summary is not None and summary.low is not None and summary.high is not None:
         interval = f"[{written.number(summary.low)}, {written.number(summary.high)}]"
     failed = ", ".join(f"{n} {status}" for status, n in sorted(cell.failures.items()))
-    note = "; ".join(filter(None, (cell.reason, cell.spec.doubt, cell.spec.note)))
+    note = "; ".join(filter(None, (cell.reason, cell.remark, cell.spec.doubt, cell.spec.note)))
     return [
         cell.spec.row,
         cell.spec.column,
@@ -62,11 +62,13 @@ def published(cell: Compared) -> str:
 def summary_line(results: Iterable[Result]) -> str:
     """How many comparable cells have a full-budget run, and how many of those agree or are better."""
     counts = [progress(result.table, result.cells) for result in results]
-    comparable, judged, good, cells = (
-        sum(count[key] for count in counts) for key in ("comparable", "judged", "agree_or_better", "cells")
+    comparable, judged, good, differ, cells = (
+        sum(count[key] for count in counts)
+        for key in ("comparable", "judged", "agree_or_better", "agree_but_differ", "cells")
     )
     return (
-        f"{good} of {judged} comparable cells with a full-budget run agree or are better; "
+        f"{good} of {judged} comparable cells with a full-budget run agree or are better "
+        f"({differ} agree by their spreads, though the means differ); "
         f"{comparable - judged} of {comparable} comparable cells that it can run have none; {cells} cells in all"
     )
 
@@ -153,6 +155,7 @@ def _cell_data(cell: Compared) -> dict[str, Any]:
         "verdict": cell.verdict.value,
         "config_id": cell.config_id,
         "reason": cell.reason,
+        "remark": cell.remark,
         "doubt": cell.spec.doubt,
         "note": cell.spec.note,
     }

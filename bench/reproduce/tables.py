@@ -16,7 +16,7 @@ FOLDER = CONF / "paper"
 RELATIVE_TIME = "seconds_per_iteration"
 """A column of this kind shows times relative to one of its rows: absolute ones belong to a machine."""
 
-_TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt"}
+_TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
 _ROW = {"overrides", "published", "absent", "doubt", "note"}
 _CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note"}
@@ -32,6 +32,8 @@ class CellSpec:
         overrides: of the configuration; later ones win over earlier ones with the same key.
         published: id in results/published.csv, None where the paper prints no number.
         relative_to: row whose time is 1 in a column of times.
+        excess_over: row of the paper's own truth.  The cell is judged by what is above it: the printed numbers above
+            the printed truth, ours above their floors, which are on the same draws.
         absent: why the suite does not run this cell; empty if it does.
         doubt: why the protocol may not be the paper's although the number counts as comparable; empty if there is none.
         note: what a reader should know.
@@ -43,6 +45,7 @@ class CellSpec:
     overrides: tuple[str, ...]
     published: str | None
     relative_to: str = ""
+    excess_over: str = ""
     absent: str = ""
     doubt: str = ""
     note: str = ""
@@ -89,6 +92,9 @@ def load_table(name: str, folder: Path = FOLDER, numbers: Path = published.DEFAU
 def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) -> PaperTable:
     _known("the table", text, _TABLE)
     columns, rows = text["columns"], text["rows"]
+    truth = text.get("excess_over", "")
+    if truth and truth not in rows:
+        raise ValueError(f"excess_over names no row: {truth}")
     exceptions: dict[tuple[str, str], dict[str, Any]] = {}
     for item in text.get("cells") or ():
         _known("a cell", item, _CELL)
@@ -113,6 +119,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
                     relative_to=about_column.get("relative_to", ""),
+                    excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),
                     doubt=_last("doubt", parts),
                     note="; ".join(part["note"] for part in parts[1:] if part.get("note")),

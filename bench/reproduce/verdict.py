@@ -10,6 +10,9 @@ of runs is printed.  Otherwise ours is ``better`` or ``worse`` by the metric's d
 No verdict is given where the two do not measure the same thing (``protocol unclear``), where the budget was cut
 (``reduced budget``), or from fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is
 ``worse``, whatever the rest say.
+
+The rule is generous where runs scatter: two means can agree by it and yet differ by more than chance, which
+``difference`` tells where the paper prints spread and number of runs.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from decimal import Decimal
 from enum import StrEnum
 from statistics import fmean, stdev
 
+from scipy.stats import t as student_t
+
 LEAST_SEEDS = 3
+DIFFERENT = 0.01
+"""Means differ below this p-value."""
 
 
 class Verdict(StrEnum):
@@ -49,12 +56,14 @@ class Printed:
         rounding: half a unit of its last digit.
         sd: standard deviation over runs, None where no spread is printed.
         comparable: whether it was measured as ours is.
+        runs: number of runs behind it, None where it is not printed.
     """
 
     value: float
     rounding: float = 0.0
     sd: float | None = None
     comparable: bool = True
+    runs: int | None = None
 
 
 def half_unit(text: str) -> float:
@@ -71,13 +80,27 @@ def printed(row: dict[str, str]) -> Printed:
         sd = max(float(row["spread"]), half_unit(row["spread"]))
         if row["spread_kind"] == "se" and row["n_runs"]:
             sd *= math.sqrt(float(row["n_runs"]))
-    return Printed(float(row["value"]), half_unit(row["value"]), sd, row["comparable"].strip() == "yes")
+    runs = int(row["n_runs"]) if row["n_runs"] else None
+    return Printed(float(row["value"]), half_unit(row["value"]), sd, row["comparable"].strip() == "yes", runs)
 
 
 def tolerance(published: Printed, values: Sequence[float], floor: float | None) -> float:
     """The largest difference that still agrees."""
     ours = stdev(values) if len(values) > 1 else 0.0
     return max(2 * max(published.sd or 0.0, ours), floor or 0.0, published.rounding)
+
+
+def difference(published: Printed, values: Sequence[float]) -> float | None:
+    """p-value of Welch's test that ours has the mean of the printed one; None where that cannot be told."""
+    runs = published.runs or 0
+    if published.sd is None or runs < 2 or len(values) < LEAST_SEEDS:
+        return None
+    gap = abs(fmean(values) - published.value) - published.rounding
+    ours, theirs = stdev(values) ** 2 / len(values), published.sd**2 / runs
+    if gap <= 0 or ours + theirs == 0:
+        return None if gap > 0 else 1.0
+    freedom = (ours + theirs) ** 2 / (ours**2 / (len(values) - 1) + theirs**2 / (runs - 1))
+    return float(2 * student_t.sf(gap / math.sqrt(ours + theirs), freedom))
 
 
 def judge(

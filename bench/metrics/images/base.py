@@ -34,6 +34,7 @@ class ImageMetric(Metric):
     """
 
     features: ClassVar[str]
+    floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 5000, reference: Part = "all") -> None:
         self.n, self.reference = n, reference

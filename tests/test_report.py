@@ -102,6 +102,17 @@ def test_failed_seeds_are_shown_everywhere(tmp_path):
     assert "seed 4 diverged at step 13" in paths["html"].read_text()
 
 
+def test_few_survivors_of_many_seeds_are_not_ranked(tmp_path):
+    lost = [record("beta", seed=seed, status="diverged") for seed in range(2, 5)]
+    records = fits("alpha", GAMMA) + fits("beta", BETA[:2]) + lost
+    board = only_board(records)
+    assert [(row.label, row.rank) for row in board.rows] == [("alpha", 1), ("beta", None)]
+    half = [record("beta", seed=seed, status="diverged") for seed in range(2, 4)]
+    board = only_board(fits("alpha", GAMMA) + fits("beta", BETA[:2]) + half)
+    assert [row.label for row in board.rows] == ["beta", "alpha"]
+    assert "beta" in write_report(records, tmp_path, "t")["html"].read_text()
+
+
 def test_value_that_is_not_finite_is_counted():
     board = only_board([*fits("alpha", ALPHA), record("alpha", seed=4, value=float("nan"))])
     assert board.rows[0].failures == {"not finite": 1} and board.rows[0].summary.n == 4

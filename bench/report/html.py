@@ -95,9 +95,10 @@ def _illustrations(section: Section, colours: dict[str, str], prefix: str) -> li
 
 
 def _shade(row: Row, board: Board) -> str:
-    """Opacity of a rank's background: full for the first, none for the last."""
+    """Opacity of a rank's background: full for the first, none for the last and for a row without a rank."""
+    if row.rank is None:
+        return "0"
     ranked = [other.rank for other in board.rows if other.rank is not None]
-    assert row.rank is not None
     return f"{0.55 * (1 - (row.rank - 1) / max(len(ranked), 1)):.2f}"
 
 

@@ -32,6 +32,11 @@ class Row:
     evaluations: float | None = None
     published: tuple[published.Published, ...] = ()
 
+    @property
+    def lost(self) -> bool:
+        """Whether more than half of the seeds that ended have no value."""
+        return sum(self.failures.values()) > len(self.values)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -134,10 +139,10 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
-        found = stats.ranks({r.label: r.values for r in raw}, info.direction)
+        found = stats.ranks({r.label: r.values for r in raw if not r.lost}, info.direction)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
-        rows.sort(key=lambda r: (r.summary is None, sign * r.summary.mean if r.summary else 0.0, r.label))
+        rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))
         distinct = (apart[protocol_id] or {"protocol": protocol_id}) if len(ids) > 1 else {}
         protocol = protocols.get(protocol_id, {})
         boards.append(Board(problem, metric, info.direction, info.unit, protocol_id, protocol, distinct, tuple(rows)))

@@ -51,7 +51,8 @@ def text(cell: Cell | None) -> str:
     row = cell.row
     if row.summary is None:
         return f"- {cells.failed(row) or row.reason}"
-    mark = ("1 seed" if cell.rank is None else f"{cell.rank}") + ("†" if row.failures else "")
+    unranked = "most seeds lost" if row.lost else "1 seed"
+    mark = (unranked if cell.rank is None else f"{cell.rank}") + ("†" if row.failures else "")
     return " ".join(filter(None, (f"{cells.value(row)} ({mark})", cells.failed(row), cell.setting)))
 
 

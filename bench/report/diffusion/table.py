@@ -138,10 +138,12 @@ def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequen
     chosen = [[_best(metric, direction, column, line) for column in columns] for line in lines]
     ranks, places = [], []
     for found in zip(*chosen, strict=True):
-        values = {i: cell.row.values for i, cell in enumerate(found) if cell is not None and cell.row.values}
-        ranks.append(stats.ranks({str(i): seeds for i, seeds in values.items() if len(seeds) > 1}, direction))
+        rows = {i: cell.row for i, cell in enumerate(found) if cell is not None and cell.row.values}
+        able = {str(i): row.values for i, row in rows.items() if len(row.values) > 1 and not row.lost}
+        ranks.append(stats.ranks(able, direction))
         sign = -1.0 if direction == "higher" else 1.0
-        order = sorted(values, key=lambda i: (sign * math.fsum(values[i].values()) / len(values[i]), lines[i].label))
+        means = {i: sign * math.fsum(row.values.values()) / len(row.values) for i, row in rows.items()}
+        order = sorted(rows, key=lambda i: (rows[i].lost, means[i], lines[i].label))
         places.append({i: place for place, i in enumerate(order, 1)})
     samplers = []
     for i, (line, cells) in enumerate(zip(lines, chosen, strict=True)):
@@ -162,7 +164,14 @@ def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | Non
             row = row_of(metric, column.protocol_id, member)
             seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
             cells.append(Cell(row, None, setting, _mean(seconds)))
-    cells.sort(key=lambda c: (c.row.summary is None, sign * c.row.summary.mean if c.row.summary else 0.0, c.setting))
+    cells.sort(
+        key=lambda c: (
+            c.row.summary is None,
+            c.row.lost,
+            sign * c.row.summary.mean if c.row.summary else 0.0,
+            c.setting,
+        )
+    )
     return cells[0] if cells else None
 
 

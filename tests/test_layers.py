@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
+from bench.config import compose
 from bench.errors import UserError
+from bench.fit.group import fit_group
 from bench.fit.loop import fit
 from bench.fit.program import Program
 from bench.noise import DirectNoise, generator
+from bench.store import Store
 from methods.base import Clock
 from methods.hksivi import HKSIVI
 from methods.hsivi import HSIVILB, HSIVISM
@@ -198,3 +201,13 @@ def test_one_layer_of_hksivi_is_ksivi():
     torch.testing.assert_close(
         layered.objective(None, noise("one"), clock()), ksivi.loss(noise("one"), clock()), rtol=1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize(("iterations", "named"), [(1, []), (3, ["layers.1", "layers.2"]), (15, [])])
+def test_a_run_too_short_for_its_later_layers_says_so(tmp_path, caplog, iterations, named):
+    arguments = ["method=hsivi_lb", "target=banana", "tuned=none", "method.training=sequential", "method.stage=5"]
+    short = ["method.layers=3", "method.batch=8", f"train.iterations={iterations}", "eval.curve_points=0"]
+    config = compose([*arguments, *short, "eval.metrics=[marginal_mean_error]", f"paths.results={tmp_path}"])
+    fit_group(config, [0], Store(tmp_path))
+    told = [record.getMessage() for record in caplog.records if "never moves" in record.getMessage()]
+    assert [message.split()[1] for message in told] == named

@@ -63,6 +63,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
     evaluation = _Evaluation(config, target, members[0], group)
+    _warn_of_idle(members[0], iterations)
     processes = processes_of(config)
     show = {"auto": None, "always": True, "never": False}[config.progress]
     label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"
@@ -166,6 +167,17 @@ class _Evaluation:
             "peak_bytes": peak_bytes(self.device),
             "attempts": run.attempts,
         }
+
+
+def _warn_of_idle(method: Method, iterations: int) -> None:
+    """A run of one iteration is a look at how a method starts; in a longer one every player is meant to move."""
+    for player in method.players():
+        if iterations > 1 and player.start >= iterations:
+            log.warning(
+                "warning: %s of %s never moves: it begins after %d iterations, the run has %d; "
+                "raise train.iterations or shorten what comes before (`sivibench list --verbose`)",
+                player.name, method.registered_name, player.start, iterations,
+            )  # fmt: skip
 
 
 def _mirror(run: Fit) -> None:

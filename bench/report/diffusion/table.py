@@ -164,15 +164,12 @@ def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | Non
             row = row_of(metric, column.protocol_id, member)
             seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
             cells.append(Cell(row, None, setting, _mean(seconds)))
-    cells.sort(
-        key=lambda c: (
-            c.row.summary is None,
-            c.row.lost,
-            sign * c.row.summary.mean if c.row.summary else 0.0,
-            c.setting,
-        )
-    )
-    return cells[0] if cells else None
+
+    def place(cell: Cell) -> tuple[bool, bool, float, str]:
+        summary = cell.row.summary
+        return summary is None, cell.row.lost, sign * summary.mean if summary else 0.0, cell.setting
+
+    return min(cells, key=place, default=None)
 
 
 def _mean(values: Sequence[float]) -> float | None:

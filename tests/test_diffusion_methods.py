@@ -457,6 +457,17 @@ def test_cosim_names_its_training_data():
         CoSIM(Drawless(), hidden=(4,), critic=(4,), draws="reference")  # this target has no draws
 
 
+def test_a_student_without_a_critic_waits_for_none():
+    """Alone it moves from the first iteration, and its cosine spans the run; with a critic it waits for it."""
+    options = {"hidden": (4,), "critic": (4,), "critic_first": 40, "warm_up": 0}
+    (alone,) = EMD(Gaussian(), student_score="mixture", **options).players()
+    critic, student = EMD(Gaussian(), **options).players()
+    assert (alone.start, critic.start, student.start) == (0, 0, 40)
+    for step, factor in ((0.0, 1.0), (50.0, 0.5), (100.0, 0.0)):
+        assert float(alone.schedule(Clock(torch.tensor(step), 100))) == pytest.approx(factor, abs=1e-6)
+    assert float(student.schedule(Clock(torch.tensor(30.0), 100))) == pytest.approx(0.5)  # half of the last 60
+
+
 def test_mixture_score_of_emd_is_that_of_the_batch():
     method = EMD(Gaussian(), hidden=(4,), student_score="mixture", batch=5)
     draws = noise("mixture")

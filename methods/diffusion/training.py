@@ -62,7 +62,7 @@ class Training:
         clip: largest gradient norm, of both.
         ema: decay of the student's averaged parameters (with warm-up), used at evaluation.
         critic_steps: steps of the critic per step of the student.
-        critic_first: iterations in which only the critic moves.
+        critic_first: iterations in which only the critic moves; none where there is no critic.
         warm_up: iterations of linear growth of the rates.
         decay: ``cosine`` to 0 at the end of the run, or ``none``.
     """
@@ -85,17 +85,18 @@ class Training:
 
     def players(self, critic: Loss | None, student: Loss) -> list[Player]:
         """The critic, ``critic_steps`` times, then the student; they own modules of these names."""
+        start = 0 if critic is None else self.critic_first
         players = [
             Player(
                 "student",
                 ("student",),
                 loss=student,
                 optimiser=Adam(self.lr, (self.beta1, self.beta2)),
-                schedule=self._schedule(self.critic_first),
+                schedule=self._schedule(start),
                 clip=self.clip,
                 ema=self.ema,
                 ema_warm_up=True,
-                start=self.critic_first,
+                start=start,
             )
         ]
         if critic is not None:

@@ -19,13 +19,30 @@ from methods.diffusion.steps import Steps
 from methods.diffusion.training import Decay, released_rates
 from methods.optim import AMSGrad
 from targets.base import Target
-from targets.diffusion.eps import FrozenTeacher, teacher_of
+from targets.diffusion.eps import EpsTeacher, FrozenTeacher, teacher_of
 from targets.diffusion.files import TeacherCard, open_teacher
 from targets.diffusion.grids import GridName, time_grid
 from targets.diffusion.schedule import TeacherSchedule
 
 if TYPE_CHECKING:
     from targets.images.base import ImageTarget
+
+
+def require_same_schedule(start: str, first: EpsTeacher, teacher: EpsTeacher) -> None:
+    """Refuse a first network whose times mean other noise levels than the teacher's.
+
+    Raises:
+        UserError: naming both networks and their schedules.
+    """
+    if not first.schedule.same_as(teacher.schedule):
+        found, expected = (
+            f"{net.label} (schedule {dict(net.card.schedule) if net.card else 'without a card'})"
+            for net in (first, teacher)
+        )
+        raise UserError(
+            f"method.start={start} is {found}: trained with another noise schedule than the teacher, {expected}",
+            "give method.start a network that was distilled from this teacher, or target.teacher the one it came from",
+        )
 
 
 @register(
@@ -117,6 +134,7 @@ class HSIVIImage(Method):
         if start:
             shape, name = cast("ImageTarget", target).shape, target.registered_name
             first = open_teacher(start, shape=shape, data=name, schedule=None, make="sivibench teacher")
+            require_same_schedule(start, first, self.teacher)
         self.student = nn.ModuleDict({"net": first.trainable_copy()})
         self.critic = self.teacher.trainable_copy()
         if gamma != "fixed":

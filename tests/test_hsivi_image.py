@@ -13,7 +13,9 @@ from methods.diffusion.recompute import evaluated
 from methods.diffusion.steps import Steps
 from methods.hsivi_image import HSIVIImage
 from methods.optim import AMSGrad
+from targets.diffusion.files import TeacherCard, open_teacher, publish
 from targets.diffusion.grids import time_grid
+from targets.diffusion.networks import make_network
 from targets.diffusion.networks.image_unet import ImageUNet
 from targets.diffusion.schedule import linear_schedule
 from toy_gaussian import Gaussian
@@ -143,3 +145,24 @@ def test_an_exact_teacher_has_no_network():
 
     with pytest.raises(UserError, match="no network to copy"):
         HSIVIImage(Exact(), schedule="linear")
+
+
+def test_a_start_of_another_noise_schedule_is_refused(tmp_path):
+    """The same times would be other noise levels to it than to the teacher."""
+    for name in ("linear", "cosine"):
+        card = TeacherCard("film_mlp", {"hidden": 8, "blocks": 1}, ToyImages.shape, "toy", {"name": name}, "", run=name)
+        publish(make_network(card.network, card.shape, card.arguments), card, tmp_path)
+    linear, cosine = (str(tmp_path / f"{name}.safetensors") for name in ("linear", "cosine"))
+
+    class Trained(ToyImages):
+        def teacher(self, schedule=None):
+            return open_teacher(linear, shape=self.shape, data="toy", schedule=schedule, make="")
+
+    HSIVIImage(Trained(), start=linear)
+    HSIVIImage(ToyImages(), start=linear)
+    with pytest.raises(
+        UserError, match=r"(?s)method\.start=.*'cosine'.*another noise schedule.*'linear'.*target\.teacher"
+    ):
+        HSIVIImage(Trained(), start=cosine)
+    with pytest.raises(UserError, match="another noise schedule"):
+        HSIVIImage(ToyImages(), start=cosine)

@@ -7,12 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
 from methods.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
 from methods.kernels import Bandwidth, Kernel
 from methods.optim import Adam, staircase
-from methods.precondition import Precondition, precondition
+from methods.precondition import Precondition, precondition, require_full_rank
 from methods.stein import stein_backend, stein_discrepancy
 from methods.warm_start import warm_start
 from targets.base import Target
@@ -103,6 +104,12 @@ class KSIVI(SemiImplicitMethod):
         require_positive(warm_lr=warm_lr, clip=1.0 if clip is None else clip)
         require_fraction(beta1=beta1, beta2=beta2, ema=0.0 if ema is None else ema)
         require_share(anneal=anneal)
+        require_full_rank(precondition, batch, target.dim)
+        if statistic == "ustat" and batch < 2:
+            raise UserError(
+                f"method.statistic=ustat averages over pairs within a batch: method.batch={batch} has none",
+                "give method.batch=2 or more, or method.statistic=vanilla",
+            )
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
         family = ConditionalVariance if variance == "conditional" else SemiImplicit
         self.q = family(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+
 Precondition = Literal["none", "inverse_covariance", "affine"]
 
 JITTER = 1e-8
@@ -39,6 +41,20 @@ def precondition(x: Tensor, f: Tensor, batch: Tensor, how: Precondition) -> tupl
     if how == "inverse_covariance":
         return x, _solve(L, f)
     return _solve(L, x), f @ L
+
+
+def require_full_rank(how: Precondition, batch: int, dim: int) -> None:
+    """Refuse a batch of so few draws that their covariance is singular.
+
+    Raises:
+        UserError: a preconditioned method with a batch of at most ``dim`` draws.
+    """
+    if how != "none" and batch <= dim:
+        raise UserError(
+            f"method.precondition={how} needs a batch of more draws than the target has dimensions ({dim}), "
+            f"not method.batch={batch}",
+            f"give method.batch={dim + 1} or more, or method.precondition=none",
+        )
 
 
 def _solve(L: Tensor, x: Tensor) -> Tensor:

@@ -178,6 +178,23 @@ def test_impossible_options_are_refused(options):
         KSIVI(Gaussian(), **options)
 
 
+def test_one_draw_makes_no_pair():
+    with pytest.raises(UserError, match=r"(?s)method\.batch=1.*method\.statistic=vanilla") as caught:
+        KSIVI(Gaussian(), statistic="ustat", batch=1)
+    assert "method.statistic=ustat" in str(caught.value)
+    KSIVI(Gaussian(), statistic="ustat", batch=2)
+    KSIVI(Gaussian(), statistic="vanilla", batch=1)
+
+
+@pytest.mark.parametrize("how", ["inverse_covariance", "affine"])
+def test_a_singular_covariance_is_refused(how):
+    """Gaussian has two dimensions."""
+    with pytest.raises(UserError, match=rf"(?s)method\.precondition={how}.*method\.batch=2.*method\.batch=3 or more"):
+        KSIVI(Gaussian(), precondition=how, batch=2)
+    KSIVI(Gaussian(), precondition=how, batch=3)
+    KSIVI(Gaussian(), precondition="none", batch=2)
+
+
 def test_sigma_of_the_prior_family_is_unchanged():
     """The global-variance family still starts at the declared variance."""
     assert KSIVI(Gaussian(), log_var=math.log(0.25)).q.sigma.tolist() == pytest.approx([0.5, 0.5])

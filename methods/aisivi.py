@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.registry import register
 from methods import aisivi_native
-from methods.base import Clock, Noise, Player, require_positive
+from methods.base import Clock, Noise, Player, require_not_negative, require_positive
 from methods.conditional_flow import ConditionalRealNVP
 from methods.families import relu_layers
 from methods.optim import Adam, Schedule
@@ -68,7 +68,8 @@ class AISIVI(PathGradientMethod):
             target, noise_dim=noise_dim, hidden=hidden, alpha=alpha, batch=batch, inner=inner,
             lr=lr, decay=decay, decay_every=decay_every,
         )  # fmt: skip
-        require_positive(layers=layers, pretrain=pretrain + 1, lr_flow=lr_flow)
+        require_positive(layers=layers, lr_flow=lr_flow)
+        require_not_negative(pretrain=pretrain)
         self.flow = ConditionalRealNVP(noise_dim, target.dim, layers)
         self.pretrain, self.lr_flow = pretrain, lr_flow
 

@@ -104,6 +104,17 @@ def require_positive(**values: float | Sequence[float]) -> None:
             raise UserError(f"method.{name}={value} must be positive", "change the override or leave it out")
 
 
+def require_at_least(minimum: float, **values: float) -> None:
+    """Refuse hyper-parameters below ``minimum``, which is allowed itself.
+
+    Raises:
+        UserError: naming the first that is below.
+    """
+    for name, value in values.items():
+        if value < minimum:
+            raise UserError(f"method.{name}={value} must be at least {minimum}", "change the override or leave it out")
+
+
 def require_fraction(**values: float) -> None:
     """Refuse hyper-parameters outside [0, 1): decays of averages, with 1 the average would keep its first value.
 

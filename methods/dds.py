@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_positive
 from methods.families import mlp
@@ -92,9 +93,12 @@ class DDS(Method):
         clip: float = 1.0,
     ) -> None:
         super().__init__(target)
-        require_positive(steps=steps, batch=batch, hidden=hidden, sigma=sigma, alpha_max=alpha_max)
+        require_positive(steps=steps, batch=batch, hidden=hidden, sigma=sigma)
         require_positive(score_clip=score_clip, lr=lr, decay=decay, decay_every=decay_every, clip=clip)
-        require_positive(one_minus_alpha_max=1 - alpha_max)
+        if not 0 < alpha_max < 1:
+            raise UserError(
+                f"method.alpha_max={alpha_max} must be above 0 and below 1", "change the override or leave it out"
+            )
         self.f = Drift(target.dim, tuple(hidden))
         self.steps, self.batch, self.sigma, self.score_clip = steps, batch, sigma, score_clip
         self.lr, self.schedule, self.clip = lr, staircase(decay, decay_every), clip

@@ -13,7 +13,7 @@ from zuko.lazy import LazyInverse, LazyTransform, UnconditionalTransform
 from zuko.transforms import DependentTransform, MonotonicAffineTransform
 
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_positive
+from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
 from methods.optim import Adam, staircase
 from targets.base import Target
 
@@ -163,7 +163,7 @@ class NSF(FlowMethod):
         decay_every: int = 1000,
         clip: float = 10.0,
     ) -> None:
-        require_positive(bins=bins - 1)
+        require_at_least(2, bins=bins)
         self.bins, self.coupling_above = bins, coupling_above
         super().__init__(
             target, transforms=transforms, hidden=hidden, batch=batch, lr=lr, decay=decay, decay_every=decay_every,

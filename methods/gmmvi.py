@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods.bam import cholesky
-from methods.base import Clock, Method, Noise, Player, require_positive
+from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
 from targets.base import Target
 
 
@@ -49,8 +49,9 @@ class GMMVI(Method):
         scale: float = 1.0,
     ) -> None:
         super().__init__(target)
-        require_positive(components=components, batch=batch - 1, step=step, trust=trust, step_weights=step_weights)
+        require_positive(components=components, step=step, trust=trust, step_weights=step_weights)
         require_positive(spread=spread, scale=scale)
+        require_at_least(2, batch=batch)  # the Hessian is a covariance over the batch
         self.batch, self.step, self.trust, self.step_weights = batch, step, trust, step_weights
         d = target.dim
         self.means = nn.Parameter(spread * torch.randn(components, d))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
 from methods.diffusion.data import spread
@@ -69,8 +70,13 @@ class VDM(Denoiser):
     ) -> None:
         super().__init__(target, **options)  # type: ignore[arg-type]
         require_positive(lr=lr, lr_schedule=lr_schedule, clip=clip)
-        require_not_negative(warm_up=warm_up, timesteps=timesteps, range_of_gamma=gamma_max - gamma_min)
+        require_not_negative(warm_up=warm_up, timesteps=timesteps)
         require_fraction(ema=ema)
+        if gamma_min >= gamma_max:
+            raise UserError(
+                f"method.gamma_min={gamma_min} must be below method.gamma_max={gamma_max}",
+                "change one of them or leave both out",
+            )
         self.ends = Ends(gamma_min, gamma_max).requires_grad_(ends == "learned")
         self.interior = Monotone() if interior == "learned" else Straight()
         self.timesteps = timesteps

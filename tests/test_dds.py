@@ -83,6 +83,7 @@ def test_steps_are_small_near_the_target():
     assert method.alphas[-1] == pytest.approx(0.9, rel=1e-3)
 
 
-def test_alpha_must_be_below_one():
-    with pytest.raises(UserError, match="alpha_max"):
-        make(Stationary(), alpha_max=1.0)
+@pytest.mark.parametrize("alpha_max", [0.0, 1.0, 2.0])
+def test_alpha_must_be_between_zero_and_one(alpha_max):
+    with pytest.raises(UserError, match=rf"method\.alpha_max={alpha_max} must be above 0 and below 1"):
+        make(Stationary(), alpha_max=alpha_max)

@@ -167,6 +167,11 @@ def test_impossible_hyper_parameters_are_refused(cls, arguments):
         cls(Gaussian(), **arguments)
 
 
+def test_one_draw_has_no_covariance():
+    with pytest.raises(UserError, match=r"method\.batch=1 must be at least 2"):
+        GMMVI(Gaussian(), batch=1)
+
+
 def test_log_weights_stay_normalised():
     q = fitted(GMMVI, two_components(), 5, components=5, batch=8)
     assert math.isclose(float(q.log_weights.detach().exp().sum()), 1.0, rel_tol=1e-5)

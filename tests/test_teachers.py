@@ -75,6 +75,12 @@ def test_vdm_bounds_the_likelihood_tightly_with_the_exact_predictor():
     assert gap + 10 * error < coarse < 2.0
 
 
+@pytest.mark.parametrize("low, high", [(3.0, 1.0), (3.0, 3.0)])
+def test_vdm_needs_ends_in_order(low, high):
+    with pytest.raises(UserError, match=rf"method\.gamma_min={low} must be below method\.gamma_max={high}"):
+        VDM(Gaussian(), hidden=8, blocks=1, gamma_min=low, gamma_max=high)
+
+
 def test_vdm_bounds_the_likelihood_with_any_predictor():
     torch.manual_seed(0)
     method = VDM(Gaussian(), hidden=16, blocks=1, draws=10)

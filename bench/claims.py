@@ -57,7 +57,7 @@ def claim(
             for run_id in run_ids:
                 token = _acquire(_path(folder, run_id), dict(about or {}))
                 if token is None:
-                    busy[run_id] = _read(_path(folder, run_id)) or {}
+                    busy[run_id] = _told(_path(folder, run_id))
                 else:
                     granted[run_id] = token
         except OSError as error:
@@ -76,8 +76,8 @@ def claim(
 
 
 def standing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Live claims by run id."""
-    return {path.stem: _read(path) or {} for path in sorted(folder.glob("*.json")) if not is_stale(path)}
+    """Live claims by run id; those that cannot be read are empty."""
+    return {path.stem: _told(path) for path in sorted(folder.glob("*.json")) if not is_stale(path)}
 
 
 def stale(folder: Path) -> list[Path]:
@@ -89,9 +89,9 @@ def is_stale(path: Path) -> bool:
     """Whether the claim's process is gone (seen on the same machine only) or its last refresh too old."""
     try:
         age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    owner = _read(path)
+        owner = _read(path)
+    except OSError:
+        return False  # gone, or not to be read now: then nothing says that its process is dead
     job = current_job()
     before = (owner or {}).get("job")
     if job is not None and before is not None and before["id"] == job["id"] and before["restart"] < job["restart"]:
@@ -106,8 +106,8 @@ def expire(folder: Path, run_id: str, token: str) -> None:
 
     An owner that lives after all refreshes it within ``HEARTBEAT``.
     """
-    if _token(path := _path(folder, run_id)) == token:
-        with suppress(FileNotFoundError):
+    if _has(path := _path(folder, run_id), token):
+        with suppress(OSError):
             os.utime(path, (0, 0))
 
 
@@ -120,7 +120,10 @@ def _acquire(path: Path, about: dict[str, Any]) -> str | None:
     token = uuid.uuid4().hex
     if _create(path, token, about):
         return token
-    old = _token(path)
+    try:
+        old = _token(path)
+    except OSError:
+        return None
     if old is None:  # released a moment ago
         return token if _create(path, token, about) else None
     if not is_stale(path):
@@ -129,7 +132,7 @@ def _acquire(path: Path, about: dict[str, Any]) -> str | None:
     token_of_right = _acquire(right, about)
     if token_of_right is None:
         return None
-    if _token(path) != old:
+    if not _has(path, old):
         _release(right, token_of_right)
         return None
     os.replace(right, path)
@@ -164,7 +167,7 @@ def _create(path: Path, token: str, about: dict[str, Any]) -> bool:
 
 def _release(path: Path, token: str) -> None:
     # Only our own: after a long suspension the claim may be somebody else's by now.
-    if _token(path) == token:
+    if _has(path, token):
         path.unlink(missing_ok=True)
 
 
@@ -172,23 +175,47 @@ def _beat(folder: Path, granted: dict[str, str], stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT):
         for run_id, token in granted.items():
             path = _path(folder, run_id)
-            if _token(path) == token:
-                try:
+            if _has(path, token):
+                # Taken away between the two calls, or the file system is in trouble: the next beat tries again.
+                with suppress(OSError):
                     os.utime(path)
-                except FileNotFoundError:
-                    continue  # taken away between the two calls: nothing left to refresh
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """The claim at ``path``; None if it is gone or garbled (its writer may be half-way).
+
+    Raises:
+        OSError: it is there, but cannot be read now.
+    """
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) and {"token", "pid", "process_start"} <= found.keys() else None
 
 
+def _told(path: Path) -> dict[str, Any]:
+    """What the claim at ``path`` says, as far as it can be read."""
+    try:
+        return _read(path) or {}
+    except OSError:
+        return {}
+
+
+def _has(path: Path, token: str) -> bool:
+    """Whether the claim at ``path`` is known to be the one with this token."""
+    try:
+        return _token(path) == token
+    except OSError:
+        return False
+
+
 def _token(path: Path) -> str | None:
-    """Token of the claim at ``path``; its inode if it has no readable one; None without a file."""
+    """Token of the claim at ``path``; its inode if it is garbled; None without a file.
+
+    Raises:
+        OSError: it is there, but cannot be read now.
+    """
     owner = _read(path)
     if owner is not None:
         return str(owner["token"])

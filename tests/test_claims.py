@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,54 @@ def test_the_heartbeat_refreshes_own_claims_only(tmp_path, monkeypatch):
         assert (tmp_path / "a.json").stat().st_mtime > 1
         assert (tmp_path / "b.json").stat().st_mtime == 1
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize("module", [os, Path])
+def test_the_heartbeat_outlives_troubles_of_the_file_system(module, tmp_path, monkeypatch):
+    name = "utime" if module is os else "read_text"
+    original, troubles = getattr(module, name), [errno.ESTALE, errno.EIO, errno.EACCES]
+
+    def troubled(path, *arguments, **keys):
+        if troubles and threading.current_thread() is not threading.main_thread():
+            raise OSError(troubles.pop(), "trouble")
+        return original(path, *arguments, **keys)
+
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(module, name, troubled)
+    with claim(tmp_path, ["a"]):
+        os.utime(tmp_path / "a.json", (1, 1))
+        deadline = time.monotonic() + 60
+        while (tmp_path / "a.json").stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert (tmp_path / "a.json").stat().st_mtime > 1 and troubles == []
+
+
+@pytest.mark.parametrize("name", ["read_text", "stat"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_a_claim_that_cannot_be_read_counts_as_live(name, number, tmp_path, monkeypatch):
+    path = leave_claim(tmp_path, host="elsewhere")
+    os.utime(path, (1, 1))
+    token, original = json.loads(path.read_text())["token"], getattr(Path, name)
+
+    def troubled(self, *arguments, **keys):
+        if self == path:
+            raise OSError(number, "trouble")
+        return original(self, *arguments, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, name, troubled)
+        assert set(claims.standing(tmp_path)) == {"a"}
+        claims.expire(tmp_path, "a", token)
+        with claim(tmp_path, ["a", "b"]) as (granted, busy):
+            assert granted == ["b"] and set(busy) == {"a"}
+    assert json.loads(path.read_text())["token"] == token
+    assert claims.stale(tmp_path) == [path]
+
+
+def test_a_garbled_claim_counts_as_live_while_it_is_fresh(tmp_path):
+    for content in (b"", b'{"token": ', b"\xff\xfe\x80"):
+        (tmp_path / "a.json").write_bytes(content)
+        assert claims.standing(tmp_path) == {"a": {}}
 
 
 def _contend(folder, gate, queue):

@@ -82,6 +82,14 @@ def test_where_slurm_does_not_tell_the_time_is_counted_from_where_the_work_begin
         assert why(told, 30, WARNING + 30) == "time limit"
 
 
+def test_a_journal_that_cannot_be_written_stops_no_job(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("sivibench"), "propagate", True)
+    (tmp_path / "journal").write_text("in the way")
+    Journal(tmp_path).write("requeue asked", reason="preemption")
+    [record] = caplog.records
+    assert record.levelname == "WARNING" and "'requeue asked' is not noted there" in record.getMessage()
+
+
 def test_a_job_whose_imports_take_all_its_time_records_the_run_it_was_to_begin(tmp_path, monkeypatch):
     line = ["method=meanfield", "target=banana", "device=cpu", "seeds=2"]
     first, second = (replace(compose([*line, f"train.iterations={n}"]), results=str(tmp_path)) for n in (1, 2))

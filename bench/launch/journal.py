@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.job import current_job
+
+log = logging.getLogger("sivibench")
 
 
 class Journal:
@@ -24,15 +27,21 @@ class Journal:
         self.path = journal_path(folder, self.job)
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append an event; lines are short, so that those of several processes do not mix."""
+        """Append an event; lines are short, so that those of several processes do not mix.
+
+        A journal that cannot be written costs its event only: whether a job goes on does not hang on it.
+        """
         about = {"event": event, "time": round(time.time(), 1), "rank": int(os.environ.get("SLURM_PROCID") or 0)}
         about |= {"restart": (current_job() or {"restart": 0})["restart"], "host": socket.gethostname()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, (json.dumps(about | fields, default=str) + "\n").encode())
-        finally:
-            os.close(handle)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(handle, (json.dumps(about | fields, default=str) + "\n").encode())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            log.warning("the journal %s cannot be written, %r is not noted there: %s", self.path, event, error)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Events so far, of one name or all."""

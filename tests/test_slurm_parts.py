@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from argparse import Namespace
 from io import StringIO
 
 import pytest
 import torch
 
 from bench import claims
+from bench.cli import cluster
 from bench.cli import watch as watching
 from bench.config import compose
 from bench.config import many as composing
 from bench.errors import UserError
 from bench.fit import interrupt
+from bench.launch import queue
+from bench.launch import state as states
 from bench.launch.estimate import describe_cost
 from bench.launch.group import Group, make_groups, pack
+from bench.launch.journal import Journal
+from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, split_options
 from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
 from bench.launch.site import SITES, Site, check_shared, load_site
@@ -106,6 +112,58 @@ def test_a_watched_sweep_is_drawn_on_a_terminal_and_told_elsewhere(tmp_path, mon
             assert shown.count("\x1b[2F\x1b[J[") == 3 and shown.count("\x1b[J[") == 4 and "more lines" in shown
         else:
             assert [line[11:] for line in shown.splitlines()] == ["2 queued", "2 lost; note: silence", "2 lost"]
+
+
+def submitted(folder, **jobs):
+    """A submission of jobs (named ``job12``), each with seed 0 of the configuration named."""
+    groups = {job.removeprefix("job"): [{"config_id": name, "seeds": [0]}] for job, name in jobs.items()}
+    return Manifest("s", [], [], [], "2026-01-01", None, None, "", None, {}, str(folder), groups)
+
+
+def test_a_watched_sweep_does_not_wait_for_jobs_of_others(tmp_path, monkeypatch):
+    store, manifest = Store(tmp_path), submitted(tmp_path, job1="mine", job2="other")
+    monkeypatch.setattr(states, "ask", lambda jobs: Queue({job: JobState("RUNNING") for job in jobs}, True))
+    monkeypatch.setenv("SLURM_JOB_ID", "2")
+    with claims.claim(store.claims, ["other-s0"]):
+        assert states.situation(store, [manifest], ["mine-s0"]).live == ["1"]
+        assert sorted(states.situation(store, [manifest]).live) == ["1", "2"]
+        with claims.claim(store.claims, ["mine-s0"]):  # job 2 was given this run once, and still works on it
+            assert sorted(states.situation(store, [manifest], ["mine-s0"]).live) == ["1", "2"]
+
+
+def test_only_a_refusal_that_was_the_end_of_a_job_is_told(tmp_path, monkeypatch):
+    now = Situation(
+        Store(tmp_path), {"c-s0": (submitted(tmp_path, job7="c"), "7")}, Queue({"7": JobState("FAILED")}, True), {}
+    )
+
+    def story(*events):
+        journal = Journal(tmp_path)
+        journal.path.unlink(missing_ok=True)
+        for restart, event in events:
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+            journal.write(event, detail="no way")
+        now._read.clear()
+        return now.of("c-s0", None).reason
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert "requeue refused: no way" in story((0, "start"), (0, "requeue refused"))
+    assert "requeue refused: no way" in story((0, "requeued"), (1, "start"), (1, "requeue refused"))
+    assert "refused" not in story((0, "requeue refused"), (1, "start"))
+    assert "refused" not in story((0, "requeue refused"), (0, "requeued"))
+    assert "refused" not in story((0, "requeued"), (0, "requeue refused"))
+
+
+@pytest.mark.parametrize("known", [[], ["1", "2"]])
+def test_a_sweep_is_not_said_to_be_cancelled_when_slurm_does_not_answer(known, tmp_path, monkeypatch, capsys):
+    cancelled = []
+    jobs = {job: JobState("RUNNING") for job in known}
+    monkeypatch.setattr(cluster, "submissions", lambda args: (Store(tmp_path), [submitted(tmp_path)]))
+    monkeypatch.setattr(queue, "check_slurm", lambda partition: None)
+    monkeypatch.setattr(queue, "cancel", cancelled.extend)
+    monkeypatch.setattr(states, "ask", lambda asked: Queue(jobs, False))
+    with pytest.raises(UserError, match="did not answer for all jobs\n.*repeat `sivibench cancel mine`"):
+        cluster.cancel(Namespace(name="mine", json=False))
+    assert cancelled == known and f"cancelled {len(known)} jobs" in capsys.readouterr().out
 
 
 def test_options_of_a_command_line():

@@ -63,16 +63,23 @@ def as_submitted(manifest: Manifest) -> Sweep:
 
 
 def cancel(args: argparse.Namespace) -> int:
-    """Cancel what waits or runs of a sweep."""
+    """Cancel what waits or runs of a sweep.
+
+    Raises:
+        UserError: not submitted from here, or SLURM did not answer, so that jobs may be left.
+    """
     store, submitted = submissions(args)
     if not submitted:
         raise UserError(f"the sweep {args.name!r} was not submitted from {store.root}", "look at `sivibench status`")
     queue.check_slurm(None)
-    live = sorted(situation(store, submitted).live)
+    now = situation(store, submitted)
+    live = sorted(now.live)
     if live:
         queue.cancel(live)
     if args.json:
         print_json({"cancelled": live})
     else:
         print(f"cancelled {len(live)} jobs" + (f": {', '.join(live[:10])}" if live else ""))
+    if not now.queue.reached:
+        raise UserError("SLURM did not answer for all jobs", f"repeat `sivibench cancel {args.name}`")
     return 0

@@ -16,6 +16,9 @@ from bench.store import Store
 
 STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
 
+ANSWERS = ("requeued", "requeue refused")
+"""What journals say of a job that asked to be started again."""
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -90,7 +93,7 @@ class Situation:
     def _passed(self, manifest: Manifest, job: str, run_id: str) -> bool:
         """Whether a job has left a run behind without a record, so that it will not come back to it by itself."""
         events = self._events(manifest, job)
-        last = max((event["restart"] for event in events), default=0)
+        last = _last_restart(events)
         return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
 
     def _finished(self, manifest: Manifest, job: str, run_id: str) -> bool:
@@ -102,9 +105,10 @@ class Situation:
         """How a job ended before it wrote the run's record."""
         events = self._events(manifest, job)
         problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
-        agreed = {e["restart"] for e in events if e["event"] == "requeued"}  # another process of the job was heard
-        refusals = (e for e in reversed(events) if e["event"] == "requeue refused" and e["restart"] not in agreed)
-        refused = next((e["detail"] for e in refusals), None)
+        last = _last_restart(events)  # after an earlier refusal the job was started again all the same
+        answers = {e["event"]: e["detail"] for e in events if e["restart"] == last and e["event"] in ANSWERS}
+        # If one process of the job was heard, the refusals of the others do not count.
+        refused = None if "requeued" in answers else answers.get("requeue refused")
         begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
         if problem:
             return _first_line(problem)
@@ -126,14 +130,14 @@ def situation(store: Store, submissions: Sequence[Manifest], runs: Collection[st
     Args:
         store: the results folder.
         submissions: all that may have the runs, the oldest first.
-        runs: ask only about the jobs that have these last; all jobs unless given.
+        runs: ask only about the jobs that have these last or claim them; all jobs unless given.
     """
     last = {run: (m, job) for m in submissions for job in m.jobs for run in m.runs(job)}
     # Claims first: of a job that waits at a later time than they were read, they must be from before.
     standing = claims.standing(store.claims)
     known = {job for m in submissions for job in m.jobs}
     if runs is not None:
-        owners = {(claim.get("job") or {}).get("id") for claim in standing.values()}
+        owners = {(claim.get("job") or {}).get("id") for run, claim in standing.items() if run in runs}
         known &= {last[run][1] for run in runs if run in last} | owners
     queue = ask(known)
     for run_id in dead_claims(standing, queue):
@@ -159,6 +163,10 @@ def drifted(submissions: Iterable[Manifest]) -> list[str]:
         for job in manifest.jobs
         if any(event.get("drifted") for event in read_journal(journal_path(Path(manifest.folder), job)))
     ]
+
+
+def _last_restart(events: Iterable[dict[str, Any]]) -> int:
+    return max((event["restart"] for event in events), default=0)
 
 
 def _owner(claim: dict[str, Any], path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 
 import pytest
 import torch
@@ -76,6 +77,16 @@ def test_half_a_file_of_a_killed_process_is_no_checkpoint_and_goes_with_it(check
     assert [group.seeds for group in saved_groups(checkpoint.path.parent, "test")] == [[0, 1]]
     checkpoint.discard()
     assert list(checkpoint.path.parent.iterdir()) == []
+
+
+def test_the_groups_are_found_without_reading_what_they_saved(checkpoint):
+    os.truncate(checkpoint.path, 50_000_000)
+    tracemalloc.start()
+    try:
+        assert [group.seeds for group in saved_groups(checkpoint.path.parent, "test")] == [[0, 1]]
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def saved_groups(folder: Path, config_id: str) -> Iterator[Checkpoint]:
         UserError: at the first damaged one.
     """
     for path in sorted(folder.glob(f"{config_id}-*.pt")):
-        found = _read(path)
+        found = _read(path, whole=False)
         if found is not None:
             yield Checkpoint(folder, config_id, found[0]["seeds"])
 
@@ -129,13 +129,19 @@ def split_by_group(folder: Path, config_id: str, seeds: Sequence[int]) -> list[l
     return parts
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Header and body, None without a file (another process may remove it at any time)."""
+def _read(path: Path, whole: bool = True) -> tuple[dict[str, Any], bytes] | None:
+    """Header and body, None without a file (another process may remove it at any time).
+
+    Args:
+        path: the file.
+        whole: read the body, which may be gigabytes; else it is empty.
+    """
     try:
-        line, _, body = path.read_bytes().partition(b"\n")
-        header = json.loads(line)
-        if header["format"] != FORMAT or not {"config_id", "seeds", "sha256"} <= header.keys():
-            raise ValueError("format")
+        with open(path, "rb") as file:
+            header = json.loads(file.readline())
+            if header["format"] != FORMAT or not {"config_id", "seeds", "sha256"} <= header.keys():
+                raise ValueError("format")
+            body = file.read() if whole else b""
     except FileNotFoundError:
         return None
     except OSError as error:

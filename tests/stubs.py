@@ -105,6 +105,11 @@ def task_done(config: Config, *, retry: bool = False) -> list[Record]:
     return execute(config, retry=retry, fit=fit_done)
 
 
+def task_long(config: Config, *, retry: bool = False) -> list[Record]:
+    """Hands back more than a pipe holds."""
+    return [{"seed": seed, "status": "done", "created": "", "cost": {"of": f"{seed:01000d}"}} for seed in range(1000)]
+
+
 def task_killed_on_other(config: Config, *, retry: bool = False) -> list[Record]:
     """Is killed on one of the two targets."""
     if config.target["name"] == "stub_other":

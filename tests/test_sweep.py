@@ -16,7 +16,8 @@ from bench.errors import UserError
 from bench.store import Store
 from bench.sweep import make_plan, run_sweep
 from bench.sweep.expand import load_sweep, sweep_of
-from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other
+from bench.sweep.pool import run_cells
+from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other, task_long
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
 
@@ -160,6 +161,18 @@ def test_a_killed_child_costs_one_cell(write, results):
     assert len(Store(results).files()) == 2
     repeated = run_sweep(write(BOTH), results=results, jobs=1, tell=lines.append, task=task_done)
     assert not repeated.failed and len(Store(results).files()) == 4
+
+
+def test_a_child_may_hand_back_more_than_a_pipe_holds(write, results):
+    cells = make_plan(write(BOTH), results=results).cells
+    before = signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail("no result"))
+    signal.alarm(120)
+    try:
+        found = list(run_cells(cells, jobs=2, retry=False, logs=results / "logs", task=task_long))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert [(result.error, len(result.statuses)) for result in found] == [(None, 1000)] * 2
 
 
 def test_a_failure_is_reported_and_stays_reported(write, results):

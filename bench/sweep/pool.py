@@ -65,8 +65,12 @@ def run_cells(
             while waiting and len(running) < jobs:
                 child = _start(context, waiting.pop(0), retry, logs, task)
                 running[child.process.sentinel] = child
-            for sentinel in wait(list(running)):
-                yield _ended(running.pop(sentinel))  # type: ignore[arg-type]
+            # The message too: a child whose message does not fit the pipe ends only once it is received.
+            signs = {sign: sentinel for sentinel, child in running.items() for sign in (sentinel, child.receiver)}
+            for sentinel in dict.fromkeys(signs[sign] for sign in wait(list(signs))):  # type: ignore[index]
+                result = _ended(running[sentinel])
+                del running[sentinel]
+                yield result
     finally:
         _stop([child.process for child in running.values()])
 
@@ -98,12 +102,14 @@ def _result(cell: Cell, records: Sequence[Record], seconds: float, error: str | 
 
 
 def _ended(child: _Child) -> Result:
+    try:
+        message = child.receiver.recv()
+    except (EOFError, OSError):  # the child ended without one, or within it
+        message = None
     child.process.join()
     seconds = time.monotonic() - child.started
-    records: list[Record] = []
-    try:
-        records, error = child.receiver.recv()
-    except EOFError:
+    records, error = message or ([], None)
+    if message is None:
         code = child.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         error = f"the process {how}; its output is in {child.log}"

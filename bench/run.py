@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,8 @@ from bench.mirror.follow import following
 from bench.record import new_record
 from bench.store import Record, Store
 
-Fit = Callable[[Config, Sequence[int], Store], Mapping[int, Record]]
-"""Fits some seeds of a configuration together and returns a record for each; ``execute`` writes them."""
+Fit = Callable[[Config, Sequence[int], Store], Iterable[Record]]
+"""Fits some seeds of a configuration together and gives a record for each; ``execute`` writes each as it comes."""
 
 
 Retry = bool | frozenset[str]
@@ -50,7 +51,7 @@ def execute(
         One record per seed in the order of ``config.seeds``; ``{"status": "running", ...}`` for runs of others.
 
     Raises:
-        RunFailed: the fit raised; a ``failed`` record with the traceback is written for each of its seeds.
+        RunFailed: the fit raised; a ``failed`` record with the traceback is written for each of its seeds without one.
         UserError: results folder not writable, disk full, corrupt record, device not there; no record is written.
     """
     tell = progress or (lambda message: None)
@@ -95,7 +96,7 @@ class _Over:
 def _help(config: Config, store: Store, processes: Processes, fit: Fit) -> list[Record]:
     """Take part in the fits of the first process until it is done; its records."""
     while not isinstance(said := processes.tell(None), _Over):
-        fit(config, said, store)
+        deque(fit(config, said, store), maxlen=0)
     return said.records
 
 
@@ -135,8 +136,14 @@ def _engine() -> Fit:
 def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, fit: Fit) -> dict[int, Record]:
     previous = finished(config, store, seeds)
     attempts = {seed: int((previous.get(seed) or {}).get("cost", {}).get("attempts", 0)) + 1 for seed in seeds}
+    records: dict[int, Record] = {}
     try:
-        records = dict(fit(config, seeds, store))
+        for record in fit(config, seeds, store):  # evaluation may take hours: what is done is kept if it stops
+            cost = record["cost"]
+            # The engine counts continuations from a checkpoint, the previous record counts what failed before.
+            record["cost"] = {**cost, "attempts": max(attempts[record["seed"]], cost.get("attempts", 1))}
+            store.put(record)
+            records[record["seed"]] = record
     except UserError:
         raise
     # Whatever a method raises is a result of the benchmark: it is recorded, and the other cells of a sweep go on.
@@ -147,7 +154,7 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
             raise problem from error
         text = traceback.format_exc()
         env = environment(device, threads=config.threads, compile=config.compile)
-        for seed in seeds:
+        for seed in (seed for seed in seeds if seed not in records):
             cost = {"seeds_sharing": len(seeds), "attempts": attempts[seed]}
             log = store.put(new_record(config, seed, "failed", env=env, cost=cost, error=text))
         raise RunFailed(
@@ -156,11 +163,6 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
         ) from error
     if set(records) != set(seeds):
         raise RuntimeError(f"the engine returned records for seeds {sorted(records)} instead of {sorted(seeds)}")
-    for seed in seeds:
-        cost = records[seed]["cost"]
-        # The engine counts continuations from a checkpoint, the previous record counts what failed before.
-        records[seed]["cost"] = {**cost, "attempts": max(attempts[seed], cost.get("attempts", 1))}
-        store.put(records[seed])
     return records
 
 

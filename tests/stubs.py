@@ -90,12 +90,12 @@ def record_of(config: Config, seed: int, status: str = "done") -> Record:
     )
 
 
-def fit_done(config: Config, seeds: Sequence[int], store: Store) -> dict[int, Record]:
+def fit_done(config: Config, seeds: Sequence[int], store: Store) -> list[Record]:
     """Every seed is done at once."""
-    return {seed: record_of(config, seed) for seed in seeds}
+    return [record_of(config, seed) for seed in seeds]
 
 
-def fit_never(config: Config, seeds: Sequence[int], store: Store) -> dict[int, Record]:
+def fit_never(config: Config, seeds: Sequence[int], store: Store) -> list[Record]:
     raise AssertionError("nothing was left to fit")
 
 
@@ -117,7 +117,7 @@ def task_killed_on_other(config: Config, *, retry: bool = False) -> list[Record]
     return task_done(config, retry=retry)
 
 
-def fit_raises(config: Config, seeds: Sequence[int], store: Store) -> dict[int, Record]:
+def fit_raises(config: Config, seeds: Sequence[int], store: Store) -> list[Record]:
     raise ValueError("no luck")
 
 

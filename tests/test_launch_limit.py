@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 import bench.job
+from bench.claims import claim
 from bench.config import compose
 from bench.fit.interrupt import Interrupted
 from bench.launch import worker
 from bench.launch.group import Group, Job
 from bench.launch.journal import Journal
 from bench.store import Store
+from stubs import record_of
 
 START, MINUTES, AHEAD = 1_700_000_000, 10, 120
 WARNING = 60 * MINUTES - AHEAD - 60  # SLURM looks at time limits once a minute, so it may warn a minute early
@@ -90,19 +92,62 @@ def test_a_journal_that_cannot_be_written_stops_no_job(tmp_path, monkeypatch, ca
     assert record.levelname == "WARNING" and "'requeue asked' is not noted there" in record.getMessage()
 
 
-def test_a_job_whose_imports_take_all_its_time_records_the_run_it_was_to_begin(tmp_path, monkeypatch):
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A job of two batched runs that is out of time before it has begun anything, in its restart of this number."""
     line = ["method=meanfield", "target=banana", "device=cpu", "seeds=2"]
-    first, second = (replace(compose([*line, f"train.iterations={n}"]), results=str(tmp_path)) for n in (1, 2))
-    groups = [Group(config, config.config_id) for config in (first, second)]
+    configs = (replace(compose([*line, f"train.iterations={n}"]), results=str(tmp_path)) for n in (1, 2))
+    groups = [Group(config, config.config_id) for config in configs]
 
     def warn():
         raise Interrupted(signal.SIGUSR2)
 
     monkeypatch.setattr(worker, "discover", warn)
+    monkeypatch.setattr(worker, "requeue", lambda: None)
     monkeypatch.setattr(worker, "log", logging.getLogger("sivibench.job"))
-    with pytest.raises(worker.JobFailed, match="out of time"):
-        worker.Work()(Job(groups, str(tmp_path), 0, AHEAD, 0, None, ""))
-    records = Store(tmp_path).records()
-    assert {(r["config_id"], r["seed"], r["status"]) for r in records} == {
-        (first.config_id, seed, "timeout") for seed in first.seeds
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
+
+    def stop(restart: int, timeouts: int) -> None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        worker.Work()(Job(groups, str(tmp_path), MINUTES, AHEAD, timeouts, None, ""))
+
+    return stop, [group.config for group in groups], Store(tmp_path)
+
+
+def statuses(store: Store) -> set[tuple[str, int, str]]:
+    return {(record["config_id"], record["seed"], record["status"]) for record in store.records()}
+
+
+def test_a_job_whose_imports_take_all_its_time_records_what_it_was_to_begin_and_goes_on(stopped):
+    stop, (first, second), store = stopped
+    with pytest.raises(SystemExit):
+        stop(0, timeouts=0)
+    assert statuses(store) == {(first.config_id, seed, "timeout") for seed in (0, 1)}
+    with pytest.raises(worker.JobFailed, match="out of time 1 times"):
+        stop(1, timeouts=0)
+    assert statuses(store) == {(config.config_id, seed, "timeout") for config in (first, second) for seed in (0, 1)}
+
+
+def test_time_limits_are_counted_for_the_runs_that_were_on(stopped):
+    """A pack needs many time limits; each of its runs may have as many as are allowed."""
+    stop, (first, second), store = stopped
+    with pytest.raises(SystemExit):
+        stop(0, timeouts=1)
+    for seed in (0, 1):
+        store.put(record_of(first, seed))
+    with pytest.raises(SystemExit):
+        stop(1, timeouts=1)
+    assert {status for _, _, status in statuses(store)} == {"done"}
+    with pytest.raises(worker.JobFailed, match="out of time 2 times"):
+        stop(2, timeouts=1)
+    assert {found for found in statuses(store) if found[0] == second.config_id} == {
+        (second.config_id, seed, "timeout") for seed in (0, 1)
     }
+
+
+def test_runs_that_another_process_holds_are_not_given_up(stopped):
+    stop, (first, _), store = stopped
+    with claim(store.claims, [first.run_id(1)]), pytest.raises(SystemExit):
+        stop(0, timeouts=0)
+    assert statuses(store) == {(first.config_id, 0, "timeout")}

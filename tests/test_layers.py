@@ -208,6 +208,6 @@ def test_a_run_too_short_for_its_later_layers_says_so(tmp_path, caplog, iteratio
     arguments = ["method=hsivi_lb", "target=banana", "tuned=none", "method.training=sequential", "method.stage=5"]
     short = ["method.layers=3", "method.batch=8", f"train.iterations={iterations}", "eval.curve_points=0"]
     config = compose([*arguments, *short, "eval.metrics=[marginal_mean_error]", f"paths.results={tmp_path}"])
-    fit_group(config, [0], Store(tmp_path))
+    list(fit_group(config, [0], Store(tmp_path)))
     told = [record.getMessage() for record in caplog.records if "never moves" in record.getMessage()]
     assert [message.split()[1] for message in told] == named

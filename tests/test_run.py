@@ -110,6 +110,21 @@ def test_an_interruption_writes_no_record_and_releases_the_claims(config, store,
     assert store.files() == [] and list(store.claims.iterdir()) == []
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, UserError("the data are gone"), ValueError("no luck")])
+def test_seeds_evaluated_before_a_stop_are_kept(config, store, stop):
+    """Evaluation may take longer than the fit: each seed's record is written as it comes."""
+
+    def fit(config, seeds, store):
+        yield record_of(config, 0)
+        raise stop
+
+    with pytest.raises(RunFailed if isinstance(stop, ValueError) else stop if isinstance(stop, type) else UserError):
+        execute(config, fit=fit)
+    rest = [(1, "failed"), (2, "failed")] if isinstance(stop, ValueError) else []
+    assert [(r["seed"], r["status"]) for r in store.records()] == [(0, "done"), *rest]
+    assert [r["status"] for r in execute(config, fit=fit_done, retry=True)] == ["done"] * 3
+
+
 @pytest.mark.parametrize("error", [UserError("cannot write: the disk is full"), OSError(errno.ENOSPC, "No space")])
 def test_a_full_disk_writes_no_failed_record(config, store, error):
     store.put(record_of(config, 0))
@@ -160,7 +175,7 @@ def test_a_corrupt_record_is_named(config, store):
 
 def test_an_engine_that_forgets_a_seed_is_an_error(config):
     with pytest.raises(RuntimeError, match=r"seeds \[0\] instead of \[0, 1, 2\]"):
-        execute(config, fit=lambda config, seeds, store: {0: record_of(config, 0)})
+        execute(config, fit=lambda config, seeds, store: [record_of(config, 0)])
 
 
 @pytest.mark.parametrize("reason", ["needs", "constructor", "data"])

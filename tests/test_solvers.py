@@ -175,7 +175,7 @@ def test_a_run_of_a_solver_fits_nothing_and_records_what_it_cost(tmp_path):
     ]
     config = compose([*arguments, "train.iterations=500"])
     assert config.config_id == compose(arguments).config_id and config.train["iterations"] == 1
-    record = fit_group(config, [0, 1], Store(tmp_path))[1]
+    _, record = fit_group(config, [0, 1], Store(tmp_path))
     assert record["status"] == "done" and record["metrics"]["nfe"]["value"] == 3
     assert record["cost"]["draw_seconds_per_1000"] > 0 and record["samples"] is None  # none asked for
     assert "HeunDiscreteScheduler of diffusers" in record["env"]["operations"]["scheduler"]

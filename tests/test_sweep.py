@@ -137,7 +137,7 @@ def test_shipped_sweeps_are_well_formed(name):
 
 def test_only_what_is_missing_runs(write, results):
     config = compose(["method=stub_plain", "target=stub_gauss", "seeds=2"])
-    for record in fit_done(config, [0, 1], Store(results)).values():
+    for record in fit_done(config, [0, 1], Store(results)):
         Store(results).put(record)
     lines: list[str] = []
     dry = run_sweep(write(BOTH), results=results, dry_run=True, tell=lines.append, task=task_done)

@@ -65,7 +65,7 @@ def finished(config, seed):
 
 
 def fit(config, seeds, store):
-    return {seed: finished(config, seed) for seed in seeds}
+    return [finished(config, seed) for seed in seeds]
 
 
 def history(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -42,10 +42,10 @@ CURVE_PROTOCOL: dict[str, dict[str, Any]] = {
 """Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
 
 
-def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, Record]:
-    """Fit ``seeds`` together and evaluate each; continues from a checkpoint if there is one.
+def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Record]:
+    """Fit ``seeds`` together and evaluate one after another; continues from a checkpoint if there is one.
 
-    Returns:
+    Yields:
         A record with status ``done`` or ``diverged`` for each seed asked for; none in processes that only help.
 
     Raises:
@@ -82,17 +82,15 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> dict[int, R
         processes=processes,
     )
     if not processes.first:
-        return {}
+        return
     save(run, checkpoint)  # evaluation may be interrupted too
     if len(run.sources) > 1:
         env["sources"] = run.sources
         log.warning("%s: the code changed between interruptions of this fit; its record names all versions", label)
-    records = {}
     for row, seed in enumerate(group):
         if seed in seeds:
             save_parameters(store.parameters, config.run_id(seed), member_values(run.state, row))
-            records[seed] = evaluation.record(run, row, env)
-    return records
+            yield evaluation.record(run, row, env)
 
 
 class _Evaluation:

@@ -44,7 +44,7 @@ class Job:
         folder: where its journal goes.
         minutes: its time limit.
         signal_seconds: how long before it the job is warned.
-        timeouts: how often it may go on after its time limit.
+        timeouts: how often it may go on after its time limit with the same runs.
         git: commit at submission.
         source: digest of the code at submission.
     """

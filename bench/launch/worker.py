@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from bench.claims import claim
 from bench.device import resolve_device
 from bench.environment import environment, git_state, source_digest
 from bench.errors import RunFailed, UserError
@@ -71,7 +72,8 @@ class Work:
             except Interrupted as stop:
                 for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
                     signal.signal(number, signal.SIG_IGN)
-                _stop(job, current or _next(_share(job.groups, rank, size)), stop, journal, end)
+                mine = _share(job.groups, rank, size)
+                _stop(job, mine[mine.index(current) :] if current else mine, stop, journal, end)
         journal.write("end", problems=problems)
         if problems:
             raise JobFailed(f"{len(problems)} of {len(mine)} batched runs did not end well")
@@ -110,7 +112,7 @@ def _left(group: Group) -> list[int]:
 
 
 def _next(groups: list[Group]) -> Group | None:
-    """The batched run that a job stopped before it began would have gone on with."""
+    """The first batched run with something left: what is on, or what would have been next."""
     return next((group for group in groups if _left(group)), None)
 
 
@@ -160,11 +162,14 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, end: float) -> None:
+def _stop(job: Job, rest: list[Group], stop: Interrupted, journal: Journal, end: float) -> None:
     """The checkpoint is written; see to it that the job goes on.
 
     SIGTERM alone is SLURM's own doing (preemption, scancel, a lost race against the time limit): it starts the job
     again if it means to.  The warning signal comes before the time limit, or before a preemption.
+
+    Args:
+        rest: this process's batched runs from the one that was on; all of them if none had begun.
     """
     if stop.number == signal.SIGTERM:
         journal.write("stopped", signal="SIGTERM")
@@ -172,11 +177,14 @@ def _stop(job: Job, group: Group | None, stop: Interrupted, journal: Journal, en
         sys.exit(128 + stop.number)
     out_of_time = time.time() >= end - job.signal_seconds - EARLY
     if out_of_time:
-        journal.write("timeout")
-        restarts = {event["restart"] for event in journal.events("timeout")}
-        if len(restarts) > job.timeouts:
+        runs = group.runs if (group := _next(rest)) else []
+        journal.write("timeout", runs=runs)
+        times = len({event["restart"] for event in journal.events("timeout") if event.get("runs") == runs})
+        if group and times > job.timeouts:
             _record_timeout(job, group, journal)
-            raise JobFailed(f"out of time for the {len(restarts)}th time (launcher.timeouts={job.timeouts})")
+            if _next(rest) is None:
+                raise JobFailed(f"out of time {times} times (launcher.timeouts={job.timeouts})")
+            log.warning("out of time %d times with %s; the job goes on with the next", times, ", ".join(runs))
     reason = "time limit" if out_of_time else "preemption"
     # Said first: SLURM kills a job that it requeues, on a slow node before this process hears the answer.
     journal.write("requeue asked", reason=reason)
@@ -200,12 +208,12 @@ def requeue() -> str | None:
     return None if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
 
 
-def _record_timeout(job: Job, group: Group | None, journal: Journal) -> None:
-    if group is None:
-        return
+def _record_timeout(job: Job, group: Group, journal: Journal) -> None:
     config, store = group.config, Store(group.config.results)
     env = environment(resolve_device(config.device), threads=config.threads, compile=config.compile)
     text = f"out of time: {job.minutes} minutes, {job.timeouts + 1} times (job {journal.job})"
-    for seed in _left(group):
-        cost = {"seeds_sharing": len(config.seeds), "attempts": job.timeouts + 1}
-        store.put(new_record(config, seed, "timeout", env=env, cost=cost, error=text))
+    with claim(store.claims, group.runs) as (granted, _):  # runs of other jobs are not ours to give up
+        for seed in _left(group):
+            if config.run_id(seed) in granted:
+                cost = {"seeds_sharing": len(config.seeds), "attempts": job.timeouts + 1}
+                store.put(new_record(config, seed, "timeout", env=env, cost=cost, error=text))

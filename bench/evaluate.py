@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -49,6 +49,9 @@ def add_metrics(
         lacking = missing(record, names)
         if not lacking:
             continue
+        if stranger := _unregistered(record):
+            tell(f"{record['run_id']}  passed over: {stranger} is not registered; if it is a plugin's, load that")
+            continue
         config = Config.of_record(record, str(store.root))
         values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
         if values is None:
@@ -79,6 +82,12 @@ def missing(record: Record, names: Sequence[str]) -> list[str]:
     entry = entries("target").get(record["target"])
     asked = names or (entry.obj.metrics if entry else ())
     return [n for n in asked if not measured(record, n) and (names or n not in record["skipped_metrics"])]
+
+
+def _unregistered(record: Record) -> str:
+    """A component of the record that is not here, in words; empty if all are."""
+    kinds: tuple[Literal["method", "target"], ...] = ("method", "target")
+    return next((f"the {kind} {record[kind]!r}" for kind in kinds if record[kind] not in entries(kind)), "")
 
 
 def measured(record: Record, name: str) -> bool:

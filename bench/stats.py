@@ -20,8 +20,8 @@ RANK_RULE = (
     "the row that opened the group shares its rank; the first separable row opens the next group, whose rank is one "
     "plus the number of rows above it. Two rows are separable when both the bootstrap and the Student-t 95 % interval "
     "of the difference of their means exclude 0: over paired differences where at least half of the seeds are common "
-    "(evaluation noise is shared by seed), else over independent seeds. A row with one seed is never separable. A row "
-    "that lost more than half of its seeds has no rank and stands below: those that survived say little about it."
+    "(evaluation noise is shared by seed), else over independent seeds. A row with one seed has no rank, as nothing is "
+    "known of its noise, nor has one that lost more than half of its seeds, which stands below."
 )
 
 

@@ -49,6 +49,13 @@ def test_parameters_of_another_fit_are_refused_and_lost_ones_are_counted(store):
         add_metrics(store, store.records(), ["js_hist"], tell=lambda line: None)
 
 
+def test_a_record_of_a_plugin_that_is_not_loaded_is_passed_over(store):
+    first, second = store.records()
+    lines: list[str] = []
+    assert add_metrics(store, [first | {"method": "isotropic"}, second], ["sliced_w1"], tell=lines.append) == (1, 0)
+    assert "the method 'isotropic' is not registered" in lines[0] and "sliced_w1" in lines[1]
+
+
 def test_a_sampler_without_parameters_needs_none_to_be_measured_again(tmp_path):
     pytest.importorskip("diffusers")
     solver = ["method=solver_ddim", "target=moons", "eval.metrics=[nfe]", "seeds=1"]

@@ -113,6 +113,11 @@ def test_few_survivors_of_many_seeds_are_not_ranked(tmp_path):
     assert "beta" in write_report(records, tmp_path, "t")["html"].read_text()
 
 
+def test_one_seed_is_shown_in_its_place_and_not_ranked():
+    board = only_board(fits("alpha", ALPHA) + fits("beta", GAMMA[:1]) + fits("gamma", GAMMA))
+    assert {row.label: row.rank for row in board.rows} == {"alpha": 1, "beta": None, "gamma": 2}
+
+
 def test_value_that_is_not_finite_is_counted():
     board = only_board([*fits("alpha", ALPHA), record("alpha", seed=4, value=float("nan"))])
     assert board.rows[0].failures == {"not finite": 1} and board.rows[0].summary.n == 4

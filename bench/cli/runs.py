@@ -68,6 +68,8 @@ def headline(config: Config) -> str:
 def describe(record: Record) -> str:
     """One line: id, what, status, headline metric."""
     line = f"{record['run_id']}  {record['method']} x {record['target']}  seed {record['seed']}  {record['status']}"
+    if record.get("diverged_at") is not None:
+        line += f" at step {record['diverged_at']}: a loss or gradient was not finite"
     for name, measured in list((record.get("metrics") or {}).items())[:1]:
         line += f"  {name} {number(measured['value'])}" + (
             f" (floor {number(measured['floor'])})" if measured.get("floor") is not None else ""

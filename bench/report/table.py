@@ -139,7 +139,7 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
-        found = stats.ranks({r.label: r.values for r in raw if not r.lost}, info.direction)
+        found = stats.ranks({r.label: r.values for r in raw if len(r.values) > 1 and not r.lost}, info.direction)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
         rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))

@@ -61,11 +61,12 @@ def _board_row(board: Board, row: Row) -> list[str]:
 
 def published_notes(board: Board) -> list[str]:
     """Where the published numbers stand; they were measured with other protocols and are not ranked."""
-    return [
-        f"published {row.label}: {cells.published(item)} = {cells.source(item)} (the paper's protocol, not ranked)"
+    found = (
+        f"published {row.method}: {cells.published(item)} = {cells.source(item)} (the paper's protocol, not ranked)"
         for row in board.rows
         for item in row.published
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def overview_grid(matrix: Overview) -> Grid:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +51,8 @@ def execute(
 
     Raises:
         RunFailed: the fit raised; a ``failed`` record with the traceback is written for each of its seeds without one.
-        UserError: results folder not writable, disk full, corrupt record, device not there; no record is written.
+        UserError: results folder not writable, disk full, corrupt record, device not there; what has no record by then
+            gets none.
     """
     tell = progress or (lambda message: None)
     store = Store(config.results)
@@ -96,7 +96,8 @@ class _Over:
 def _help(config: Config, store: Store, processes: Processes, fit: Fit) -> list[Record]:
     """Take part in the fits of the first process until it is done; its records."""
     while not isinstance(said := processes.tell(None), _Over):
-        deque(fit(config, said, store), maxlen=0)
+        for _ in fit(config, said, store):
+            pass
     return said.records
 
 
@@ -154,12 +155,13 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
             raise problem from error
         text = traceback.format_exc()
         env = environment(device, threads=config.threads, compile=config.compile)
-        for seed in (seed for seed in seeds if seed not in records):
+        lost = [seed for seed in seeds if seed not in records]
+        for seed in lost:
             cost = {"seeds_sharing": len(seeds), "attempts": attempts[seed]}
             log = store.put(new_record(config, seed, "failed", env=env, cost=cost, error=text))
         raise RunFailed(
             f"{config.method['name']} on {config.target['name']} failed: {type(error).__name__}: {error}",
-            f"the traceback is in {log} (`sivibench show {config.run_id(seeds[-1])}`); --retry fits it again",
+            f"the traceback is in {log} (`sivibench show {config.run_id(lost[-1])}`); --retry fits it again",
         ) from error
     if set(records) != set(seeds):
         raise RuntimeError(f"the engine returned records for seeds {sorted(records)} instead of {sorted(seeds)}")

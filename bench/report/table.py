@@ -37,6 +37,11 @@ class Row:
         """Whether more than half of the seeds that ended have no value."""
         return sum(self.failures.values()) > len(self.values)
 
+    @property
+    def rankable(self) -> bool:
+        """Whether the row can have a rank: nothing is known of the noise of one seed, little of a row that lost most."""
+        return len(self.values) > 1 and not self.lost
+
 
 @dataclass(frozen=True)
 class Board:
@@ -139,7 +144,7 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
-        found = stats.ranks({r.label: r.values for r in raw if len(r.values) > 1 and not r.lost}, info.direction)
+        found = stats.ranks({r.label: r.values for r in raw if r.rankable}, info.direction)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
         rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))

@@ -139,7 +139,7 @@ def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequen
     ranks, places = [], []
     for found in zip(*chosen, strict=True):
         rows = {i: cell.row for i, cell in enumerate(found) if cell is not None and cell.row.values}
-        able = {str(i): row.values for i, row in rows.items() if len(row.values) > 1 and not row.lost}
+        able = {str(i): row.values for i, row in rows.items() if row.rankable}
         ranks.append(stats.ranks(able, direction))
         sign = -1.0 if direction == "higher" else 1.0
         means = {i: sign * math.fsum(row.values.values()) / len(row.values) for i, row in rows.items()}

@@ -39,7 +39,7 @@ class Row:
 
     @property
     def rankable(self) -> bool:
-        """Whether the row can have a rank: nothing is known of the noise of one seed, little of a row that lost most."""
+        """Whether it can have a rank: one seed says nothing of its noise, the few left of many say little."""
         return len(self.values) > 1 and not self.lost
 
 

@@ -1,7 +1,8 @@
 """A plugin for tests on SLURM: runs that take no time, meet a misfortune once, or take long without computing.
 
 Methods ``quick_a``, ``quick_b``, ``quick_c`` are recorded at once, without the engine.  In the folder TEST_WORLD a file
-``raise-<method>-<target>-<seed>`` (or ``kill-``) is removed by the run it names, which then raises or is killed; while
+``raise-<method>-<target>-<seed>`` (or ``kill-``) is removed by the run it names, which then raises or is killed (of
+several processes the first one); while
 there is ``hold`` every run waits, while there is ``hold-<method>-<target>-<seed>`` that one.  Everything else is fitted
 by the real engine; ``dozing`` is a target whose curve points take TEST_NAP seconds each until there is a file
 ``awake``.
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -44,8 +45,9 @@ def _fit(config, seeds, store):
 
 def _meets(name: str) -> bool:
     path = WORLD / name
-    found = path.exists()
-    path.unlink(missing_ok=True)
+    found = path.exists() and (not distributed.is_initialized() or distributed.get_rank() == 0)
+    if found:
+        path.unlink()
     return found
 
 

@@ -267,6 +267,17 @@ def test_processes_share_a_gpu_and_one_that_dies_costs_its_own_share_only(lab):
     assert done.returncode == 0 and len(lab.records()) == 4, done.stdout + done.stderr
 
 
+def test_processes_that_train_together_do_not_wait_for_one_that_failed(lab):
+    lab.write("method=quick_a target=banana,multimodal seeds=1 device=cpu tuned=none train.processes=2")
+    (lab.world / "raise-quick_a-banana-0").touch()
+    where = ["launcher=slurm", f"site={lab.site}", "launcher.pack=2", "launcher.tasks_per_gpu=2"]
+    done = lab.bench("sweep", lab.sweep, *where, "--watch")
+    assert done.returncode == 1 and "1 failed, 1 lost" in done.stdout, done.stdout + done.stderr + lab.logs()
+    assert "submit again for what is left" in lab.logs()
+    done = lab.bench("sweep", lab.sweep, *where, "--retry", "--watch")
+    assert done.returncode == 0 and list(lab.records().values()) == ["done"] * 2, done.stdout + lab.logs()
+
+
 def test_code_that_changes_before_a_job_starts_is_noticed_and_a_snapshot_is_not_touched_by_it(lab, tmp_path):
     code, box = tmp_path / "code", tmp_path / "box"
     for package in (*PACKAGES, "slurm"):

@@ -29,6 +29,11 @@ class Group:
     def runs(self) -> list[str]:
         return [f"{self.config_id}-s{seed}" for seed in self.config.seeds]
 
+    @property
+    def together(self) -> bool:
+        """Whether all processes of a job train it together, instead of one of them alone."""
+        return self.config.train.get("processes", 1) > 1
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         names = {"method": self.config.method["name"], "target": self.config.target["name"]}

@@ -16,6 +16,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -34,6 +35,9 @@ from bench.store import Store
 
 EARLY = 65
 """Seconds by which SLURM may send the warning before its time: it looks at time limits once a minute."""
+
+TIME_TO_RECORD = 30
+"""Seconds that a process which only helps gives the first one after an error, before it ends them all."""
 
 log = logging.getLogger("sivibench")
 
@@ -68,7 +72,9 @@ class Work:
                 problems = []
                 mine = _share(job.groups, rank, size)
                 for current in mine:
-                    problems += _do(current, journal)
+                    problems += (found := _do(current, journal))
+                    if found and current.together:
+                        _end_step(rank, found[0])
             except Interrupted as stop:
                 for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
                     signal.signal(number, signal.SIG_IGN)
@@ -96,8 +102,20 @@ def _place() -> tuple[int, int]:
 
 def _share(groups: list[Group], rank: int, size: int) -> list[Group]:
     """The batched runs of one process of the job: every so-many-th, and those that all processes fit together."""
-    together = [group.config.train.get("processes", 1) > 1 for group in groups]
-    return [group for i, group in enumerate(groups) if together[i] or i % size == rank]
+    return [group for i, group in enumerate(groups) if group.together or i % size == rank]
+
+
+def _end_step(rank: int, problem: str) -> NoReturn:
+    """End all processes of the job: the others may wait in an operation that this one will never join.
+
+    Those that only help wait first: what failed in all processes is for the first one to record.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if rank > 0:
+        time.sleep(TIME_TO_RECORD)
+    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+    subprocess.run(["scancel", step], capture_output=True, timeout=60)
+    raise JobFailed(f"processes that train together end together; submit again for what is left ({problem})")
 
 
 def _left(group: Group) -> list[int]:

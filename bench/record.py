@@ -27,8 +27,8 @@ def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], *
         seed: its seed.
         status: ``done``, ``failed``, ``diverged`` or ``timeout``.
         env: from ``bench.environment.environment``.
-        fields: ``metrics``, ``protocols``, ``skipped_metrics``, ``curve``, ``diverged_at``, ``samples``,
-            ``images``, ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.
+        fields: ``metrics``, ``protocols``, ``skipped_metrics``, ``curve``, ``diverged_at``, ``idle``,
+            ``samples``, ``images``, ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.
 
     Raises:
         ValueError: unknown status or field.
@@ -49,6 +49,7 @@ def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], *
         "skipped_metrics": {},
         "curve": {"loss": {}, "metrics": {}},
         "diverged_at": None,
+        "idle": [],
         "samples": None,
         "images": None,
         "parameters_sha256": None,

@@ -13,6 +13,7 @@ from bench.fit.group import fit_group
 from bench.fit.loop import fit
 from bench.fit.program import Program
 from bench.noise import DirectNoise, generator
+from bench.report.table import build
 from bench.store import Store
 from methods.base import Clock
 from methods.hksivi import HKSIVI
@@ -208,6 +209,8 @@ def test_a_run_too_short_for_its_later_layers_says_so(tmp_path, caplog, iteratio
     arguments = ["method=hsivi_lb", "target=banana", "tuned=none", "method.training=sequential", "method.stage=5"]
     short = ["method.layers=3", "method.batch=8", f"train.iterations={iterations}", "eval.curve_points=0"]
     config = compose([*arguments, *short, "eval.metrics=[marginal_mean_error]", f"paths.results={tmp_path}"])
-    list(fit_group(config, [0], Store(tmp_path)))
+    (record,) = fit_group(config, [0], Store(tmp_path))
     told = [record.getMessage() for record in caplog.records if "never moves" in record.getMessage()]
-    assert [message.split()[1] for message in told] == named
+    assert [message.split()[1] for message in told] == record["idle"] == named
+    (row,) = build([record]).sections[0].boards[0].rows
+    assert all(name in row.reason for name in named) and bool(row.reason) == bool(named)

@@ -63,7 +63,12 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
     evaluation = _Evaluation(config, target, members[0], group)
-    _warn_of_idle(members[0], iterations)
+    for name in _idle(members[0], iterations):
+        log.warning(
+            "warning: %s of %s never moves: it begins after the %d iterations of this run; "
+            "raise train.iterations or shorten what comes before (`sivibench list --verbose`)",
+            name, members[0].registered_name, iterations,
+        )  # fmt: skip
     processes = processes_of(config)
     show = {"auto": None, "always": True, "never": False}[config.progress]
     label = f"{config.method['name']} x {config.target['name']} x {len(group)} seeds"
@@ -131,6 +136,7 @@ class _Evaluation:
             "curve": _curves(run, row),
             "protocols": {},
             "diverged_at": died,
+            "idle": _idle(self.method, run.program.iterations),
             "parameters_sha256": digest(member_values(run.state, row)),
             "cost": self._cost(run),
         }
@@ -167,15 +173,12 @@ class _Evaluation:
         }
 
 
-def _warn_of_idle(method: Method, iterations: int) -> None:
-    """A run of one iteration is a look at how a method starts; in a longer one every player is meant to move."""
-    for player in method.players():
-        if iterations > 1 and player.start >= iterations:
-            log.warning(
-                "warning: %s of %s never moves: it begins after %d iterations, the run has %d; "
-                "raise train.iterations or shorten what comes before (`sivibench list --verbose`)",
-                player.name, method.registered_name, player.start, iterations,
-            )  # fmt: skip
+def _idle(method: Method, iterations: int) -> list[str]:
+    """Players that begin after the run's end.
+
+    A run of one iteration is a look at how a method starts; in a longer one every player is meant to move.
+    """
+    return [player.name for player in method.players() if iterations > 1 and player.start >= iterations]
 
 
 def _mirror(run: Fit) -> None:

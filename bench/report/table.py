@@ -160,6 +160,8 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
     floors: list[float] = []
     failures, reasons = dict(member.failures), []
     for record in member.done:
+        if idle := record.get("idle"):
+            reasons.append(f"ended before {', '.join(idle)} began to train")
         cell = (record.get("metrics") or {}).get(metric)
         if cell is None:
             reasons.append((record.get("skipped_metrics") or {}).get(metric, "not measured"))

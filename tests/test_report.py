@@ -23,7 +23,18 @@ from bench.report.table import build
 PROTOCOL = {"metric": "js_made_up", "version": 1, "bins": 64}
 
 
-def record(method="alpha", target="ring", seed=0, value=0.1, *, status="done", iterations=50, protocol=None, **changes):
+def record(
+    method="alpha",
+    target="ring",
+    seed=0,
+    value=0.1,
+    *,
+    status="done",
+    iterations=50,
+    points=2,
+    protocol=None,
+    **changes,
+):
     """A run record with one metric ``js_made_up``, curves and draws."""
     protocol = protocol or PROTOCOL
     protocol_id = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
@@ -31,7 +42,7 @@ def record(method="alpha", target="ring", seed=0, value=0.1, *, status="done", i
         "method": {"name": method, "version": 1, "batch": 500},
         "target": {"name": target, "version": 1},
         "train": {"iterations": iterations},
-        "eval": {"curve_points": 2},
+        "eval": {"curve_points": points},
     }
     config_id = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:10]
     done = status == "done"
@@ -149,6 +160,19 @@ def test_seeds_of_one_row_with_two_protocols_are_not_pooled():
 def test_configurations_are_separate_rows_named_by_their_difference():
     board = only_board(fits("alpha", ALPHA) + fits("alpha", GAMMA, iterations=2000))
     assert [row.label for row in board.rows] == ["alpha (iterations=50)", "alpha (iterations=2000)"]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "labels"),
+    [
+        ((50, 2000), ["alpha (iterations=50)", "alpha (iterations=2000)"]),
+        ((50, 50), ["alpha (curve_points=2)", "alpha (curve_points=0)"]),
+    ],
+)
+def test_what_is_measured_on_the_way_names_a_row_only_where_nothing_else_does(iterations, labels):
+    records = fits("alpha", ALPHA, iterations=iterations[0]) + fits("alpha", GAMMA, iterations=iterations[1], points=0)
+    (section,) = build(records).sections
+    assert [row.label for row in section.boards[0].rows] == labels
 
 
 def test_configurations_of_a_target_are_separate_problems():

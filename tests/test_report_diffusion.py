@@ -98,7 +98,7 @@ def test_a_trained_sampler_has_a_row_per_setting_never_the_best():
     records = runs("student", GOOD, alpha=0.5) + runs("student", POOR, alpha=1.0)
     assert {key[1]: value[1] for key, value in lines(records).items()} == {
         "STUDENT (alpha=0.5)": 1,
-        "STUDENT (alpha=1.0)": 2,
+        "STUDENT (alpha=1)": 2,
     }
 
 

@@ -118,9 +118,14 @@ def setting(difference: dict[str, Any]) -> str:
     parts = []
     for key, value in difference.items():
         last = key.rsplit(".", 1)[-1]
-        shown = value if isinstance(value, str) and value else json.dumps(value)
-        parts.append(f"{last if short[last] == 1 else key}={shown}")
+        parts.append(f"{last if short[last] == 1 else key}={_shown(value)}")
     return ", ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"  # -1.3862943611198906 tells no more than -1.38629
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _problems(keys: list[str]) -> list[Problem]:
@@ -147,13 +152,16 @@ def _telling_keys(problems: list[dict[str, Record]]) -> dict[str, set[str]]:
     """Method -> the settings that tell its configurations apart on any one problem.
 
     They label the method's rows on every problem, so that the same configuration is called the same everywhere;
-    settings that differ only between problems (tuned per target) are not named.
+    settings that differ only between problems (tuned per target) are not named, nor is what was measured on the way
+    unless nothing else differs.
     """
     keys: dict[str, set[str]] = defaultdict(set)
     for examples in problems:
         for method in {record["method"] for record in examples.values()}:
             configs = [_own(record) for record in examples.values() if record["method"] == method]
-            for difference in differing(configs):
+            fits = [{key: value for key, value in config.items() if key != "eval"} for config in configs]
+            alike = len({json.dumps(fit, sort_keys=True) for fit in fits}) < len(configs)
+            for difference in differing(configs if alike else fits):
                 keys[method] |= set(difference)
     return keys
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,17 +88,28 @@ def sha256_of(path: Path) -> str:
 
 
 _missing: ContextVar[list[str] | None] = ContextVar("missing", default=None)
+_downloads: ContextVar[bool] = ContextVar("downloads", default=True)
 
 
 @contextmanager
-def local_only() -> Iterator[list[str]]:
-    """Within it ``fetch`` downloads nothing: it raises, and the file's name joins the list that is given here."""
+def noting_missing(downloads: bool = True) -> Iterator[list[str]]:
+    """Within it the name of each file that ``fetch`` cannot give joins the list that is given here.
+
+    Args:
+        downloads: whether ``fetch`` may try to download.
+    """
     missing: list[str] = []
-    token = _missing.set(missing)
+    tokens = _missing.set(missing), _downloads.set(downloads)
     try:
         yield missing
     finally:
-        _missing.reset(token)
+        _missing.reset(tokens[0])
+        _downloads.reset(tokens[1])
+
+
+def local_only() -> AbstractContextManager[list[str]]:
+    """``noting_missing`` without downloads."""
+    return noting_missing(downloads=False)
 
 
 def fetch(name: str) -> Path:
@@ -135,14 +146,15 @@ def fetch(name: str) -> Path:
     else:
         tried.append(f"{cached} (cache) does not exist")
 
-    if (missing := _missing.get()) is not None:
-        missing.append(name)
+    if not _downloads.get():
         tried.append("nothing is downloaded now")
         raise _not_here(name, wanted, cached, tried)
     return _download(name, wanted, cached, tried)
 
 
 def _not_here(name: str, wanted: DataFile, cached: Path, tried: list[str]) -> UserError:
+    if (missing := _missing.get()) is not None:
+        missing.append(name)
     return UserError(
         f"cannot get the data file {name}:\n     " + "\n     ".join(tried),
         f"set SIVIBENCH_DATA to a folder that holds {name}, or download {wanted.url} by hand and save it as {cached}",

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
+from bench.sweep import make_plan
+from bench.sweep.expand import sweep_of
+from bench.sweep.lines import planning
 from targets import fetch as fetching
 
 
@@ -69,7 +72,22 @@ def test_fetch_downloads_nothing_where_it_must_not(small_file: Any, monkeypatch:
     with fetching.local_only() as missing, pytest.raises(UserError, match="nothing is downloaded now"):
         fetching.fetch("toy/a.txt")
     assert missing == ["toy/a.txt"]
+    with fetching.noting_missing() as missing, pytest.raises(UserError, match="cannot get the data file"):
+        monkeypatch.setattr("pooch.retrieve", offline)
+        fetching.fetch("toy/a.txt")
+    assert missing == ["toy/a.txt"]
     (small_file / "cache/toy/a.txt").write_bytes(b"right")
     with fetching.local_only() as missing:
         assert fetching.fetch("toy/a.txt") == small_file / "cache/toy/a.txt"
     assert missing == []
+
+
+def test_a_sweep_says_at_once_what_could_not_be_downloaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooch.retrieve", offline)
+    monkeypatch.delenv("SIVIBENCH_DATA", raising=False)
+    monkeypatch.setenv("SIVIBENCH_CACHE", str(tmp_path / "cache"))
+    lines: list[str] = []
+    with planning(dry_run=False, tell=lines.append):
+        make_plan(sweep_of(["method=meanfield target=bnn_yacht seeds=1"]), results=tmp_path / "results")
+    (line,) = lines
+    assert line.startswith("warning") and "uci/yacht.txt" in line

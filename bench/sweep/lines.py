@@ -9,21 +9,23 @@ from bench.run import Retry
 from bench.store import Store
 from bench.sweep.pace import pace
 from bench.sweep.plan import Cell, Plan
-from targets.fetch import local_only
+from targets.fetch import noting_missing
 
 Tell = Callable[[str], None]
 
 
 @contextmanager
 def planning(dry_run: bool, tell: Tell) -> Iterator[None]:
-    """Around the making of a plan: a dry run downloads nothing, and says which data files a run would want."""
-    if not dry_run:
+    """Around the making of a plan: says which data files its runs want and cannot have; a dry run downloads none."""
+    with noting_missing(downloads=not dry_run) as missing:
         yield
+    if not missing:
         return
-    with local_only() as missing:
-        yield
-    if missing:
-        tell(f"not here, and wanted by a run: {', '.join(dict.fromkeys(missing))}")
+    names = ", ".join(dict.fromkeys(missing))
+    if dry_run:
+        tell(f"not here, and wanted by a run: {names}")
+    else:
+        tell(f"warning: could not be downloaded: {names}; runs that want them will fail, set SIVIBENCH_DATA")
 
 
 def cost(todo: list[Cell], store: Store, tell: Tell) -> None:

@@ -1,7 +1,7 @@
 """Files in the formats of other codes, made from our own network by the inverse of the conversion.
 
 The names are those of the published codes; that the conversion agrees with those codes' outputs was checked against
-them once (docs/diffusion.md).  Values are random, biases included, so that any swap of tensors shows.
+them once (docs/diffusion-images.md).  Values are random, biases included, so that any swap of tensors shows.
 """
 
 from __future__ import annotations

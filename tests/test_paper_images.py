@@ -53,7 +53,7 @@ def test_settings_of_the_scripts(data):
 
 @pytest.mark.parametrize("data", SETS)
 def test_solvers_run_on_the_same_grid(data):
-    for row in ("DDIM", "DDPM", "DPM-Solver++ (2M)"):
+    for row in ("DDIM", "DDPM", "DPM-Solver++ (2M)", "UniPC", "DEIS"):
         assert {nfe: c.method["grid"] for nfe, c in cells(data, row).items()} == {
             nfe: c.method["grid"] for nfe, c in cells(data).items()
         }

@@ -31,6 +31,8 @@ SETTINGS = [
 ]
 OUTSIDE = ["eval.curve_points=0", "eval.metrics=[]", "wandb.mode=disabled", "progress=never"]
 
+OFF_BEAT = ["train.iterations=300", "eval.curve_points=7"]
+
 
 def fitted(processes: Processes, iterations: int) -> Fit:
     config = compose(SETTINGS)
@@ -48,6 +50,8 @@ def main(folder: Path) -> None:
     torch.save(dict(state), folder / f"first-{processes.rank}.pt")
     records = execute(config)
     again = execute(config)
+    # curve points off the beat of the loss points: all processes must meet equally often
+    execute(compose([*SETTINGS, *OUTSIDE, *OFF_BEAT, "train.processes=2", f"paths.results={folder}/off_beat"]))
     (folder / f"records-{processes.rank}.json").write_text(json.dumps([records, again]))
 
 

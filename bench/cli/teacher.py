@@ -58,9 +58,11 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _setting(text: str) -> tuple[str, float]:
-    """``eps=1e-5`` or ``heads=4``."""
+def _setting(text: str) -> tuple[str, float | str]:
+    """``eps=1e-5``, ``heads=4`` or ``schedule=linear``."""
     key, _, value = text.partition("=")
+    if key == "schedule":
+        return key, value
     try:
         return key, int(value) if value.isdecimal() else float(value)
     except ValueError as error:

@@ -79,8 +79,8 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
         compile=config.compile,
         checkpoint=checkpoint,
         checkpoint_seconds=config.checkpoint_seconds,
-        curve_steps=evaluation.steps if processes.first else (),
-        curve_hook=evaluation.curve_point,
+        curve_steps=evaluation.steps,  # all processes pause there, so that all ask each other equally often
+        curve_hook=evaluation.curve_point if processes.first else None,
         source=env["source"],
         progress=Progress(iterations, show=show if processes.first else False, label=label),
         watch=_mirror,

@@ -40,7 +40,7 @@ Architecture = tuple[tuple[int, int, int], str, Mapping[str, Any], str]
 """Shape of the images, network, its arguments, schedule."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "hsivi_cifar10": ((3, 32, 32), "image_unet", {}, "linear"),
+    "hsivi_cifar10": ((3, 32, 32), "image_unet", {"eps": 1e-5}, "linear"),
     "hsivi_celeba64": (
         (3, 64, 64),
         "image_unet",

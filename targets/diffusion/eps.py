@@ -105,6 +105,11 @@ class AnalyticTeacher(EpsTeacher):
         return self.target.noised_eps(x, self.schedule.alpha(t), self.schedule.sigma(t))
 
 
+MOST_VALUES = 1 << 19
+"""Pixels that a network is given at once where no gradient is taken: a U-Net's activations are many times that, so that
+a thousand images of 64 x 64 would take over 20 GiB."""
+
+
 class FrozenTeacher(EpsTeacher):
     """A network eps(x, t) whose parameters are switched off.
 
@@ -136,7 +141,12 @@ class FrozenTeacher(EpsTeacher):
     def forward(self, x: Tensor, t: Time) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)  # a time in half precision would be another time
         times = t.to(exact) if isinstance(t, Tensor) else x.new_full((), t, dtype=exact)
-        return self._call(self.net, x, times if self._broadcasts else times.expand(x.shape[:-1]))
+        if not self._broadcasts:
+            times = times.expand(x.shape[:-1])
+        if torch.is_grad_enabled() or x.dim() != 2 or x.numel() <= MOST_VALUES or times.dim() == 0:
+            return self._call(self.net, x, times)
+        rows = max(1, MOST_VALUES // x.shape[1])
+        return torch.cat([self._call(self.net, *part) for part in zip(x.split(rows), times.split(rows), strict=True)])
 
 
 def teacher_of(target: Target, schedule: TeacherSchedule = "linear") -> EpsTeacher:

@@ -61,7 +61,7 @@ class CIFAR10(ImageTarget):
     shape = (3, 32, 32)
     metrics = ("fid", "kid", "nfe")
     curve_metric = "fid"
-    teacher_command = "sivibench teacher convert cifar10_2040.pt --format ddpm-torch --size 32"
+    teacher_command = "sivibench teacher convert cifar10_2040.pt --format ddpm-torch --size 32 --set eps=1e-5"
 
     def __init__(self, *, teacher: str = "") -> None:
         super().__init__(*read_cifar10(fetch("cifar10/cifar-10-binary.tar.gz")), teacher=teacher)

@@ -44,7 +44,9 @@ def edm_zip(path: Path) -> Source:
     return Source([(info.filename, info.CRC) for info in pictures], images)
 
 
-@register("target", "imagenet64", source="Deng et al. 2009; Chrabaszcz et al. 2017, arXiv:1707.08819; zip of EDM")
+@register(
+    "target", "imagenet64", source="Deng et al. 2009; cropped and resized by EDM's dataset_tool.py, Karras et al. 2022"
+)
 class ImageNet64(StoredImages):
     """ImageNet's 1,281,167 training images at 64 x 64, without labels; none held out.
 
@@ -69,7 +71,8 @@ class ImageNet64(StoredImages):
         if path is None:
             raise UserError(
                 f"cannot find {' nor '.join(map(str, places))}",
-                "make it with EDM's dataset_tool.py (--resolution=64x64) and set SIVIBENCH_DATA",
+                "make it with EDM's dataset_tool.py (--resolution=64x64 --transform=center-crop; without the transform "
+                "pictures are squashed) and set SIVIBENCH_DATA",
             )
         found = edm_zip(path)
         expect_count(found.listing, COUNT, str(path))

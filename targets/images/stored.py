@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.files import explain_os_error
 from targets.fetch import cache_folder
 from targets.images.base import ImageTarget
 
@@ -68,6 +69,10 @@ def _decode(path: Path, source: Source, shape: tuple[int, int, int]) -> None:
                     )
                 file.write(np.ascontiguousarray(image).tobytes())
         unfinished.replace(path)
+    except OSError as error:
+        if (problem := explain_os_error(path, error)) is None:
+            raise
+        raise problem from error
     finally:
         unfinished.unlink(missing_ok=True)
 

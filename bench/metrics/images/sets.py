@@ -43,8 +43,10 @@ class Sample:
         kept: list[Tensor] = []
 
         def moments() -> Iterator[Moments]:
+            left = KEPT
             for batch in evaluated(features, batches, device):
-                kept.append(batch[: KEPT - sum(map(len, kept))])
+                kept.append(batch[:left])
+                left -= len(kept[-1])
                 yield Moments.of(batch)
 
         return Sample(merged(moments()), torch.cat(kept))
@@ -139,8 +141,8 @@ class RealImages:
 
     def __init__(self, target: Target, part: Part) -> None:
         self.target = cast("ImageTarget", target)
-        parts = {"train": self.target.pixels, "test": self.target.test_pixels}
-        self.parts = list(parts.values()) if part == "all" else [parts[part]]
+        self.parts = [self.target.pixels] if part != "test" else []
+        self.parts += [self.target.test_pixels] if part != "train" else []
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

@@ -9,7 +9,7 @@ from bench.report.groups import Problem, Record
 
 
 def is_untrained(record: Record) -> bool:
-    """Whether a sampler that is trained was left as it starts: one iteration, in which only its critic moves."""
+    """Whether a sampler that is trained was left as it starts: one iteration, at most a first step."""
     return catalog.is_trained(record["method"]) and record["config"].get("train", {}).get("iterations") == 1
 
 

@@ -43,7 +43,8 @@ def convert(
         name: id of the teacher.
         size: height and width of its images, where the file does not tell (``ddpm-torch``, ``improved-diffusion``).
         sha256: that ``source`` must have, unless empty.
-        more: settings that a file of these two formats does not tell, see their ``convert``.
+        more: settings that a file of these two formats does not tell, see their ``convert``; ``schedule`` of an
+            ``improved-diffusion`` network, "cosine" unless given.
 
     Raises:
         UserError: no such file, another checksum, another format, or a network that cannot be a teacher.
@@ -100,7 +101,11 @@ def _read(source: Path, format: Format, size: int, more: Mapping[str, Any]) -> t
     state = read_state(source)
     if format == "ddpm-torch":
         return ddpm_torch.convert(ddpm_torch.weights(state), size, **more), LINEAR
-    return improved_diffusion.convert(state, size, **more), COSINE
+    settings = dict(more)
+    schedule = settings.pop("schedule", "cosine")
+    if schedule not in ("cosine", "linear"):
+        raise UserError(f"--set schedule={schedule}", "that code trains with cosine (the released networks) or linear")
+    return improved_diffusion.convert(state, size, **settings), COSINE if schedule == "cosine" else LINEAR
 
 
 def _edm(source: Path) -> Converted:

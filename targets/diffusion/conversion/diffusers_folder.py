@@ -41,7 +41,8 @@ def schedule(folder: Path) -> Mapping[str, Any]:
     """The schedule that the folder's scheduler states, as ``schedule_of`` takes it.
 
     Raises:
-        UserError: no scheduler configuration, another parametrisation than eps, or betas of another kind.
+        UserError: no scheduler configuration, another parametrisation than eps, or betas of another kind
+            (what it leaves out has diffusers' defaults).
     """
     inside, root = folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"
     path = inside if inside.is_file() else root
@@ -49,11 +50,20 @@ def schedule(folder: Path) -> Mapping[str, Any]:
     if found.get("prediction_type", "epsilon") != "epsilon":
         raise UserError(f"{path}: prediction_type={found['prediction_type']}", "only networks that predict eps")
     kind, steps = found.get("beta_schedule", "linear"), int(found.get("num_train_timesteps", 1000))
+    if found.get("rescale_betas_zero_snr"):
+        raise UserError(
+            f"{path}: rescale_betas_zero_snr", "only schedules whose last level keeps some signal are known"
+        )
     if kind not in ("linear", "squaredcos_cap_v2") or found.get("trained_betas"):
         raise UserError(f"{path}: beta_schedule={kind}", "known: linear, squaredcos_cap_v2")
     if kind == "squaredcos_cap_v2":
         return {"name": "cosine", "steps": steps}
-    return {"name": "linear", "steps": steps, "first": found["beta_start"], "last": found["beta_end"]}
+    return {
+        "name": "linear",
+        "steps": steps,
+        "first": found.get("beta_start", 1e-4),
+        "last": found.get("beta_end", 0.02),
+    }
 
 
 def _json(path: Path, what: str) -> dict[str, Any]:

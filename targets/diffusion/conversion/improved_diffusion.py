@@ -59,6 +59,9 @@ def convert(state: Mapping[str, Tensor], size: int, heads: int = 4, **settings: 
     found = pixels_as_matrix(renamed(state, _names(state, places)))
     for name in found:
         if ".qkv." in name:
+            attended = len(found[name]) // 3
+            if heads != int(heads) or heads < 1 or attended % heads:
+                raise UserError(f"--set heads={heads}", f"give a whole number that divides {attended} channels")
             found[name] = attention_rows(found[name], heads, "head qkv channel")
     return Converted("image_unet", arguments, (channels, size, size), found)
 

@@ -19,12 +19,14 @@ class DiffusersUNet(nn.Module):
         arguments: of UNet2DModel, as its config.json states them.
 
     Raises:
-        UserError: diffusers is not installed, or the arguments are for other images.
+        UserError: diffusers is not installed, or the arguments are for other images or for images with labels.
     """
 
     def __init__(self, shape: tuple[int, ...], **arguments: Any) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        if arguments.get("num_class_embeds") or arguments.get("class_embed_type"):
+            raise UserError("the network takes class labels", "only unconditional ones can be teachers here")
         self.net = unet2d().from_config(arguments)
         channels = (self.net.config.in_channels, self.net.config.out_channels)
         if channels != (shape[0], shape[0]):

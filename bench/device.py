@@ -15,21 +15,25 @@ from bench.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """``auto`` is this process's CUDA device (the first, unless it shares a fit) if there is one, else the CPU.
 
+    A CUDA device becomes this process's: CUDA graphs are captured on the current one.  Its convolutions compute in
+    float32, not in the TF32 that torch allows them by default.
+
     Raises:
         UserError: a CUDA device is asked for that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        name = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if (device.index or 0) >= found:
-            raise UserError(
-                f"device={name} is not available: this machine has {found} CUDA devices",
-                "use device=auto or device=cpu",
-            )
-        return torch.device("cuda", device.index or 0)
-    return device
+    if device.type != "cuda":
+        return device
+    found, index = torch.cuda.device_count(), device.index or 0
+    if index >= found:
+        raise UserError(
+            f"device={name} is not available: this machine has {found} CUDA devices", "use device=auto or device=cpu"
+        )
+    torch.cuda.set_device(index)
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", index)
 
 
 def clock(device: torch.device | str) -> float:

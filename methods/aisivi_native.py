@@ -26,7 +26,7 @@ LIBRARY = Library(
 def estimate(flow: ConditionalRealNVP, linear: Sequence[nn.Linear], sigma: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     """As ``AISIVI.estimate`` for a ReLU network of these linear maps; CPU, float32."""
     native = LIBRARY.get()
-    assert native is not None, "callers ask estimate_backend() first"
+    assert native is not None, "callers ask AISIVI.backend first"
     couplings = [_parameters(coupling) for coupling in flow.couplings]  # type: ignore[arg-type]
     parameters = [t for coupling in couplings for t in coupling]
     weights, biases = ([t.contiguous() for t in ts] for ts in zip(*((m.weight, m.bias) for m in linear), strict=True))

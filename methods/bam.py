@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
 from methods.gaussian import GaussianFamily
+from methods.symmetric import cholesky
 from targets.base import Target
 
 
@@ -28,6 +29,7 @@ class BaM(GaussianFamily):
 
     paper_name = "BaM"
     needs = frozenset({"score"})
+    capturable = False  # an eigendecomposition waits for the host
     cheap = {"batch": 16}
 
     def __init__(self, target: Target, *, batch: int = 32, rate: float = 1.0, scale: float = 1.0) -> None:
@@ -80,14 +82,10 @@ def match_scores(mean: Tensor, tril: Tensor, z: Tensor, g: Tensor, strength: Ten
     return new_mean, cholesky(covariance)
 
 
-def cholesky(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factor, NaN where there is none (``torch.linalg.cholesky`` would stop all seeds)."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    return torch.where((info == 0).unsqueeze(-1).unsqueeze(-1), factor, torch.nan)
-
-
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of a symmetric matrix, NaN for a non-finite one (LAPACK would stop all seeds)."""
     finite = torch.isfinite(matrix).all()
-    values, vectors = torch.linalg.eigh(torch.where(finite, matrix, torch.eye(len(matrix)).to(matrix)))
+    values, vectors = torch.linalg.eigh(
+        torch.where(finite, matrix, torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
+    )
     return torch.where(finite, values, torch.nan), vectors

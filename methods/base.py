@@ -162,6 +162,9 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
     """What the target must provide."""
 
+    capturable: ClassVar[bool] = True
+    """Whether its compiled iteration can be a CUDA graph: False if an operation of it waits for the host."""
+
     carried: ClassVar[tuple[str, ...]] = ()
     """Names of registered buffers that are per-seed state, changed by what a loss or update returns."""
 
@@ -219,6 +222,10 @@ class Method(nn.Module):
 
         Bounds on log q then take their proposals from ``mixing`` itself, which needs no density but many more draws.
         """
+        return None
+
+    def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor | None:
+        """The method's own estimate of grad_x log q(x) at x ~ q(x | z), [n, d], [n, k] -> [n, d]; None without one."""
         return None
 
     def nll_bound(self, x: Tensor, noise: Noise) -> Tensor | None:

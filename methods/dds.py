@@ -25,12 +25,15 @@ class Drift(nn.Module):
     Args:
         dim: d.
         hidden: widths of a (b: the first of them).
+        steps: K.
         frequencies: of the features sin, cos(pi 2^j t) of time t = k / K in [0, 1].
     """
 
-    def __init__(self, dim: int, hidden: tuple[int, ...], frequencies: int = 4) -> None:
+    def __init__(self, dim: int, hidden: tuple[int, ...], steps: int, frequencies: int = 4) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        angles = [[math.pi * 2**j * (k / steps) for j in range(frequencies)] for k in range(steps + 1)]
+        features = [[g(angle) for g in (math.sin, math.cos) for angle in row] for row in angles]
+        self.register_buffer("features", torch.tensor(features, dtype=torch.float64), persistent=False)
         self.state = mlp(dim + 2 * frequencies, hidden, dim)
         self.gate = mlp(2 * frequencies, hidden[:1], dim)
         with torch.no_grad():
@@ -39,9 +42,8 @@ class Drift(nn.Module):
                 last.weight.zero_()
                 last.bias.zero_()
 
-    def forward(self, t: float, y: Tensor, score: Tensor) -> Tensor:
-        angles = [math.pi * 2**j * t for j in range(self.frequencies)]
-        features = y.new_tensor([g(a) for g in (math.sin, math.cos) for a in angles])
+    def forward(self, k: int, y: Tensor, score: Tensor) -> Tensor:
+        features = self.get_buffer("features")[k].to(y.dtype)
         both = torch.cat([y, features.expand(*y.shape[:-1], -1)], dim=-1)
         out: Tensor = self.state(both) + self.gate(features) * score
         return out
@@ -99,7 +101,7 @@ class DDS(Method):
             raise UserError(
                 f"method.alpha_max={alpha_max} must be above 0 and below 1", "change the override or leave it out"
             )
-        self.f = Drift(target.dim, tuple(hidden))
+        self.f = Drift(target.dim, tuple(hidden), steps)
         self.steps, self.batch, self.sigma, self.score_clip = steps, batch, sigma, score_clip
         self.lr, self.schedule, self.clip = lr, staircase(decay, decay_every), clip
         phases = [(1 - k / steps + OFFSET) / (1 + OFFSET) for k in range(1, steps + 1)]
@@ -117,7 +119,7 @@ class DDS(Method):
             shrink = math.sqrt(1 - alpha)
             # a constant, so that the loss needs no second derivatives of log p
             score = p.score(y.detach()).detach().clamp(-self.score_clip, self.score_clip)
-            f = self.f(k / self.steps, y, score)
+            f = self.f(k, y, score)
             cost = cost + 2 * self.sigma**2 * (1 - shrink) ** 2 / alpha * f.square().sum(-1)
             drift = 2 * self.sigma**2 * (1 - shrink) * f
             y = shrink * y + drift + self.sigma * math.sqrt(alpha) * noise.normal(n, self.target.dim)

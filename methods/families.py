@@ -55,7 +55,7 @@ class SemiImplicit(nn.Module):
         hidden: sizes of the hidden layers of mu.
         log_var: initial value of log sigma^2, in every coordinate.
         log_var_min: lower clamp of log sigma^2.
-        activation: ``relu`` or ``tanh``.
+        activation: between the layers of mu.
     """
 
     def __init__(
@@ -77,6 +77,19 @@ class SemiImplicit(nn.Module):
     def sigma(self) -> Tensor:
         """Standard deviation of q(x | z), [d]."""
         return torch.exp(self.log_var.clamp(min=self.log_var_min) / 2)
+
+    @property
+    def log_det(self) -> Tensor:
+        """log det L of the scale L of q(x | z), here diag sigma; scalar."""
+        return self.sigma.log().sum()
+
+    def coloured(self, xi: Tensor) -> Tensor:
+        """L xi, [..., d] -> [..., d]."""
+        return self.sigma * xi
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """L^-1 x, [n, d] -> [n, d]."""
+        return x / self.sigma
 
     def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
         """x = mu(z) + sigma xi and u = xi / sigma = -grad_x log q(x | z); z [..., k], xi [..., d] -> two [..., d]."""
@@ -116,6 +129,15 @@ class ConditionalVariance(SemiImplicit):
         super().__init__(dim, noise_dim, hidden, log_var=log_var, log_var_min=log_var_min, activation=activation)
         self.log_var.requires_grad_(False)  # the net's last bias does its work
         self.log_var_net = mlp(noise_dim, tuple(hidden), dim, activation)
+
+    @property
+    def sigma(self) -> Tensor:
+        """There is none.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("the standard deviations of q(x | z) depend on z: use sigma_of(z)")
 
     def sigma_of(self, z: Tensor) -> Tensor:
         """Standard deviation of q(x | z), [..., k] -> [..., d]."""

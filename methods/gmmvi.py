@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.registry import register
-from methods.bam import cholesky
 from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
+from methods.symmetric import cholesky
 from targets.base import Target
 
 
@@ -90,12 +90,13 @@ class GMMVI(Method):
     def _retract(hessian: Tensor, b: Tensor) -> Tensor:
         """I - b H + b^2 H^2 / 2, the whitened precision after the step; its eigenvalues are at least 1/2."""
         moved = b.unsqueeze(-1).unsqueeze(-1) * hessian
-        return torch.eye(hessian.shape[-1]).to(hessian) - moved + 0.5 * moved @ moved
+        return torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device) - moved + 0.5 * moved @ moved
 
     def _density(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log q(x) and its gradient; [..., d] -> [...] and [..., d]."""
         flat = x.reshape(-1, x.shape[-1])
-        inverse = torch.linalg.solve_triangular(self.trils, torch.eye(x.shape[-1]).to(x), upper=False)  # L_k^-1
+        identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        inverse = torch.linalg.solve_triangular(self.trils, identity, upper=False)  # L_k^-1
         white = (flat - self.means.unsqueeze(1)) @ inverse.mT  # [K, n, d]
         log_det = self.trils.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = 0.5 * x.shape[-1] * math.log(2 * math.pi)

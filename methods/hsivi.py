@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from bench.registry import register
-from methods import kernels
 from methods.base import Clock, Noise, Player, require_positive
 from methods.bridge_layers import BridgeLayers
 from methods.families import SemiImplicit, mlp
 from methods.options import with_options_of
-from methods.sivi import log_normal_pairs, log_normal_squares
+from methods.surrogate import surrogate
 from targets.base import Target
 
 SOURCE = "Yu et al., NeurIPS 2023, arXiv:2310.17153; geometric bridge, sizes and rates of this suite"
@@ -48,14 +45,9 @@ class HSIVILB(BridgeLayers):
     def divergence(self, i: int, x: Tensor, u: Tensor, xi: Tensor, p: Target, clock: Clock) -> Tensor:
         """Minus the surrogate bound of layer i."""
         layer: SemiImplicit = self.layers[i]  # type: ignore[assignment]
-        J, sigma = self.batch, layer.sigma
-        log_det = sigma.log().sum()
-        log_own = log_normal_pairs(xi[:J], log_det)
-        others = (x - sigma * xi)[J:]  # the means of the auxiliary rows
-        squares = kernels.statistic("gaussian", x[:J] / sigma, others / sigma)
-        log_others = log_normal_squares(squares, log_det, x.shape[-1])
-        log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
-        return (log_q - math.log(self.auxiliary + 1) - p.log_prob(x[:J])).mean()
+        others = (x - layer.coloured(xi))[self.batch :]  # the means of the auxiliary rows
+        own, xi = x[: self.batch], xi[: self.batch]
+        return (surrogate(layer, own, xi, others) - p.log_prob(own)).mean()
 
 
 @register("method", "hsivi_sm", source=SOURCE)

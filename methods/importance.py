@@ -83,8 +83,7 @@ class Importance(Method):
         drawn = self.tau.drawn(noise.normal(len(x), self.inner, self.noise_dim), moments)
         both = torch.cat([z.unsqueeze(1), drawn], dim=1).detach()
         share = torch.softmax(self.log_weight(x, both, moments), dim=1).detach()
-        x = x.detach().requires_grad_()
-        (score,) = torch.autograd.grad((share * self.log_conditional(x, both)).sum(), x)
+        score: Tensor = torch.func.grad(lambda x: (share * self.log_conditional(x, both)).sum())(x.detach())
         return score
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:

@@ -23,7 +23,7 @@ from methods.proposal import prior_over_mixture
 from targets.base import Target
 
 
-class Draws(Protocol):
+class ImportanceMethod(Protocol):
     """What the operation needs of the method."""
 
     q: SemiImplicit
@@ -35,7 +35,7 @@ class Draws(Protocol):
         """Rule for the median."""
 
 
-def direction_backend(method: Draws) -> Literal["fused", "torch"]:
+def direction_backend(method: ImportanceMethod) -> Literal["fused", "torch"]:
     """Which implementation is taken, for the run record and while tracing.
 
     The fused one calls the target when it runs, so it wants a score of closed form and the same target in every step;
@@ -56,7 +56,7 @@ def direction_backend(method: Draws) -> Literal["fused", "torch"]:
 
 
 def dense(
-    method: Draws,
+    method: ImportanceMethod,
     p: Target,
     factor: Tensor | float,
     x: Tensor,

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from methods import kpg_native, live
 from methods.batched import with_seeds
 from methods.families import relu_layers
-from methods.kpg_direction import Draws
+from methods.kpg_direction import ImportanceMethod
 
 BLOCK = 1 << 14
 """Gaussian draws that are passed to the target's score at once."""
 
 
 def fused(
-    method: Draws,
+    method: ImportanceMethod,
     factor: Tensor | float,
     x: Tensor,
     moments: tuple[Tensor, Tensor, Tensor],

@@ -46,7 +46,6 @@ class Adam:
         b1, b2 = self.betas
         m = b1 * slots["m"] + (1 - b1) * grad
         v = b2 * slots["v"] + (1 - b2) * grad * grad
-        # b**count as exp(count log b): the count is a tensor
         m_hat = m / (1 - torch.pow(b1, count))
         v_hat = v / (1 - torch.pow(b2, count))
         return m_hat / (v_hat.sqrt() + self.eps), {"m": m, "v": v}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from methods.symmetric import cholesky
 
 Precondition = Literal["none", "inverse_covariance", "affine"]
 
@@ -37,7 +38,7 @@ def precondition(x: Tensor, f: Tensor, batch: Tensor, how: Precondition) -> tupl
         return x, f
     centred = (batch - batch.mean(0)).detach()
     covariance = centred.T @ centred / (len(batch) - 1)  # torch.cov reads values on the host
-    L = torch.linalg.cholesky_ex(covariance + JITTER * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)).L
+    L = cholesky(covariance + JITTER * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
     if how == "inverse_covariance":
         return x, _solve(L, f)
     return _solve(L, x), f @ L

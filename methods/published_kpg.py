@@ -76,7 +76,7 @@ def kpg_is_loss(method: KPGIS, player: Player, noise: Noise, clock: Clock) -> Te
     return (delta * x).sum(-1).mean()
 
 
-def direction(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: object = None) -> Tensor:
+def direction(x: Tensor, y: Tensor, score: Tensor, kernel: str) -> Tensor:
     """SVGD's phi at x [N, d] with the kernel's gradient by autograd."""
     y = y.detach().requires_grad_()
     moving = x.detach().requires_grad_()

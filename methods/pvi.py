@@ -144,7 +144,7 @@ class PVI(Method):
         mu, pull_back = torch.func.vjp(self.k.mean, Z)  # type: ignore[misc]
         x = (mu.unsqueeze(1) + self.k.scale(noise.normal(M, self.samples, self.target.dim), 1)).flatten(0, 1)
         fixed = x.detach()
-        difference = self.mixture_score(fixed, mu) - p.score(fixed).detach()
+        difference = self.exact_score(fixed, mu) - p.score(fixed).detach()
         drift = pull_back(difference.view(M, self.samples, -1).mean(1))[0].detach() + self.temperature * Z
         changed = self._langevin(drift, noise.normal(M, d_z), clock)
         return (difference * x).sum(-1).mean(), changed
@@ -161,7 +161,7 @@ class PVI(Method):
         """|S^-1 (x_i - mu_m)|^2, [n, M]."""
         return kernels.statistic("gaussian", self.k.scale(x, -1), self.k.scale(mu, -1))
 
-    def mixture_score(self, x: Tensor, mu: Tensor) -> Tensor:
+    def exact_score(self, x: Tensor, mu: Tensor) -> Tensor:
         """grad_x log q at x [n, d] for means mu [M, d]: sum_m w_m(x) (S S)^-1 (mu_m - x), as a constant."""
         white = unit_mixture_score(self.k.scale(x, -1), self.k.scale(mu, -1))
         return self.k.scale(white, -1).detach()

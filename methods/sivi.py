@@ -14,13 +14,10 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_not_negative, require_positive
 from methods.families import Activation, SemiImplicit, SemiImplicitMethod
-from methods.kernels import statistic
 from methods.optim import SGD, Adam, exponential
+from methods.surrogate import surrogate
 from methods.warm_start import warm_start
 from targets.base import Target
-
-PAIRWISE_DIM = 64
-"""Largest dimension in which SIVI forms all differences between draws and auxiliary means."""
 
 
 class FullCovariance(SemiImplicit):
@@ -36,30 +33,34 @@ class FullCovariance(SemiImplicit):
         self.log_var.requires_grad_(False)  # the diagonal scale of the parent class is not used
         self.tril = nn.Parameter(torch.full((dim, dim), entry))
 
-    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
-        """x = mu(z) + L xi and u = L^-T xi = -grad_x log q(x | z), [n, d] each."""
-        z, xi = noise.normal(n, self.noise_dim), noise.normal(n, self.dim)
-        u: Tensor = torch.linalg.solve_triangular(self.factor.T, xi.T, upper=True).T
-        return self.mean(z) + xi @ self.factor.T, u
-
     @property
     def factor(self) -> Tensor:
         return self.tril.tril()
+
+    @property
+    def sigma(self) -> Tensor:
+        return self.factor.square().sum(1).sqrt()
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.factor.diagonal().abs().log().sum()
+
+    def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """x = mu(z) + L xi and u = L^-T xi = -grad_x log q(x | z)."""
+        u: Tensor = torch.linalg.solve_triangular(self.factor.T, xi.T, upper=True).T
+        return self.mean(z) + self.coloured(xi), u
+
+    def coloured(self, xi: Tensor) -> Tensor:
+        return xi @ self.factor.T
+
+    def whitened(self, x: Tensor) -> Tensor:
+        white: Tensor = torch.linalg.solve_triangular(self.factor, x.T, upper=False).T
+        return white
 
     def conditional(self, z: Tensor) -> Distribution:
         factor = self.factor
         # column signs do not change L L^T; torch asks for a positive diagonal
         return MultivariateNormal(self.mean(z), scale_tril=factor * factor.diagonal().sign())
-
-
-def log_normal_pairs(residual: Tensor, log_det: Tensor) -> Tensor:
-    """log N of whitened residuals, [..., d] -> [...]."""
-    return log_normal_squares(residual.square().sum(-1), log_det, residual.shape[-1])
-
-
-def log_normal_squares(squares: Tensor, log_det: Tensor, dim: int) -> Tensor:
-    """log N from squared norms of whitened residuals."""
-    return -0.5 * squares - log_det - 0.5 * dim * math.log(2 * math.pi)
 
 
 @register("method", "sivi", source="Yin & Zhou, ICML 2018, arXiv:1805.11183; settings of the 2-D script of its code")
@@ -73,18 +74,18 @@ class SIVI(SemiImplicitMethod):
         outer: outer draws J per step (the code calls them K).
         auxiliary: auxiliary mixing draws K (the code calls them J).
         noise_dim, hidden, activation: mixing noise and network of the mean.
-        log_var: initial log sigma^2 of q(x|z); ``learn_var`` trains it.
-        covariance: ``diagonal``, or ``full`` for N(mu, L L^T) with L trained by plain gradient descent.
-        entry: initial value of every entry of L (full covariance).
-        lr, lr_scale: learning rates of the network (Adam) and of the scale (gradient descent if full).
-        decay, decay_every: both learning rates are multiplied by decay ** (step / decay_every), continuously.
-        scale_until: iteration after which L rests (full covariance).
+        covariance: ``diagonal`` for N(mu, diag sigma^2), or ``full`` for N(mu, L L^T).
+        log_var, learn_var: initial log sigma^2, and whether Adam trains it too (diagonal).
+        entry, lr_scale, scale_until: initial value of every entry of L, learning rate of its plain gradient descent,
+            iteration after which it rests (full).
+        lr: learning rate of the network (Adam).
+        decay, decay_every: learning rates are multiplied by decay ** (step / decay_every), continuously.
         warm_start, warm_lr: steps on the target's ``dev_loss`` that come before, and their learning rate (regression
             targets); they count as iterations of the run.
     """
 
     paper_name = "SIVI"
-    phases: ClassVar[tuple[str, ...]] = ("warm_start",)
+    phases: ClassVar[tuple[str, ...]] = ("warm_start", "scale_until")
     cheap = {"outer": 32, "auxiliary": 32}
     added = {"warm_start": 0, "warm_lr": 1e-2}
 
@@ -115,6 +116,10 @@ class SIVI(SemiImplicitMethod):
         require_positive(warm_lr=warm_lr)
         if warm_start and covariance == "full":
             raise UserError("method.warm_start with covariance=full", "a warm start needs covariance=diagonal")
+        if learn_var and covariance == "full":
+            raise UserError(
+                "method.learn_var with covariance=full", "leave it out: the full covariance is always trained"
+            )
         require_not_negative(warm_start=warm_start)
         sizes = target.dim, noise_dim, tuple(hidden)
         if covariance == "full":
@@ -168,27 +173,5 @@ class SIVI(SemiImplicitMethod):
         mean = self.q.mean(noise.normal(outer + auxiliary, self.q.noise_dim))
         own, others = mean[:outer], mean[outer:]
         xi = noise.normal(outer, self.target.dim)
-        x = own + self._scale(xi)
-        log_own = log_normal_pairs(xi, self._log_det())
-        # J + K vectors are whitened, not J x K differences
-        y, m = self._whiten(x), self._whiten(others)
-        if x.shape[-1] > PAIRWISE_DIM:
-            squares = statistic("gaussian", y, m)  # by products: no [J, K, d] array
-            log_others = log_normal_squares(squares, self._log_det(), x.shape[-1])
-        else:
-            log_others = log_normal_pairs(y.unsqueeze(1) - m.unsqueeze(0), self._log_det())
-        log_q = torch.logsumexp(torch.cat([log_own.unsqueeze(1), log_others], dim=1), dim=1)
-        return x, log_q - math.log(auxiliary + 1)
-
-    def _scale(self, xi: Tensor) -> Tensor:
-        return xi @ self.q.factor.T if isinstance(self.q, FullCovariance) else self.q.sigma * xi
-
-    def _whiten(self, x: Tensor) -> Tensor:
-        """L^-1 x for rows x, [n, d] -> [n, d]."""
-        if isinstance(self.q, FullCovariance):
-            return torch.linalg.solve_triangular(self.q.factor, x.T, upper=False).T
-        return x / self.q.sigma
-
-    def _log_det(self) -> Tensor:
-        diagonal = self.q.factor.diagonal().abs() if isinstance(self.q, FullCovariance) else self.q.sigma
-        return diagonal.log().sum()
+        x = own + self.q.coloured(xi)
+        return x, surrogate(self.q, x, xi, others)

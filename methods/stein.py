@@ -52,7 +52,7 @@ def stein_discrepancy(
         backend: ``auto`` (fused where it applies), or one of the two by name.
 
     Returns:
-        The estimate, [...].  With NaN or infinity in an argument it and its gradients are NaN.
+        The estimate, [...]; NaN where an argument is not finite.
 
     Raises:
         ValueError: an unknown name, shapes or precisions that do not match, or ``fused`` where it does not apply.

@@ -1,4 +1,4 @@
-"""The exponential of a symmetric matrix as a fixed number of products."""
+"""Functions of symmetric matrices that neither stop nor wait for the host."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def symmetric_exp(A: Tensor) -> Tensor:
     for _ in range(SQUARINGS):
         total = total @ total
     return total
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor [..., d, d], NaN where there is none (``torch.linalg.cholesky`` would stop all seeds)."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return torch.where((info == 0).unsqueeze(-1).unsqueeze(-1), factor, torch.nan)

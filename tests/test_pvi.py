@@ -43,11 +43,11 @@ class TestMixture:
         expected = torch.logsumexp(components, -1) - torch.log(torch.tensor(6.0))
         torch.testing.assert_close(method.log_prob(x), expected, rtol=1e-6, atol=1e-6)
 
-    def test_mixture_score_is_the_gradient_of_log_prob(self, kernel, covariance):
+    def test_exact_score_is_the_gradient_of_log_prob(self, kernel, covariance):
         method = make(kernel, covariance)
         x = torch.randn(9, 2, generator=generator("x"), dtype=torch.float64).requires_grad_()
         (expected,) = torch.autograd.grad(method.log_prob(x).sum(), x)
-        score = method.mixture_score(x, method.k.mean(method.particles))
+        score = method.exact_score(x, method.k.mean(method.particles))
         torch.testing.assert_close(score, expected, rtol=1e-6, atol=1e-6)
 
     def test_theta_follows_the_gradient_of_the_free_energy(self, kernel, covariance):

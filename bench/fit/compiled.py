@@ -65,7 +65,8 @@ def build(
 
     Args:
         moving: the players that move in this part of the run.
-        compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph.
+        compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph, if the
+            method's can be (``Method.capturable``).
             Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
 
     Raises:
@@ -83,7 +84,7 @@ def build(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warning about its own use of torch
         compiled([value.clone() for value in values], noise)  # on a copy: compiling is set-up
-    if program.device.type == "cuda":
+    if program.device.type == "cuda" and program.method.capturable:
         return _capture(compiled, values, noise)
     return lambda: compiled(values, noise)
 
@@ -93,7 +94,11 @@ def _count(state: State) -> None:
 
 
 def _capture(compiled: Callable, values: list[Tensor], noise: list[Tensor]) -> Callable[[], None]:
-    """Replay of a CUDA graph of the compiled iteration; warm-up happens on a copy of the state's values."""
+    """Replay of a CUDA graph of the compiled iteration; the state's values are left as they were.
+
+    Raises:
+        RuntimeError: the graph does nothing.
+    """
     saved = [value.clone() for value in values]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -104,6 +109,15 @@ def _capture(compiled: Callable, values: list[Tensor], noise: list[Tensor]) -> C
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         compiled(values, noise)
+    captured = [value.clone() for value in values]
+    graph.replay()  # at the least the step moves, unless kernels went to another device or stream than was captured
+    if all(torch.equal(value, old) for value, old in zip(values, captured, strict=True)):
+        raise RuntimeError("the iteration has not been captured: its CUDA graph changes nothing")
     for value, old in zip(values, saved, strict=True):
         value.copy_(old)
-    return graph.replay
+    return partial(_replay, graph, (compiled, values, noise))
+
+
+def _replay(graph: torch.cuda.CUDAGraph, kept: object) -> None:
+    """Replay; ``kept`` owns the memory that the graph reads, such as the traced iteration's constants."""
+    graph.replay()

@@ -72,7 +72,6 @@ def fit(
     iterations: int,
     *,
     compile: bool = False,
-    lr_scale: Sequence[float] | None = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_seconds: float = 60.0,
     curve_steps: Sequence[int] = (),
@@ -88,12 +87,13 @@ def fit(
         members: one freshly initialised method per seed, all on the run's device and dtype.
         seeds: their seeds; each fixes its member's noise.
         iterations: length of the run.
-        lr_scale: factor on the learning rates, per seed.
+        compile: as in ``bench.fit.compiled.build``.
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
         source: digest of the code, kept with the checkpoint.
+        curve_steps, curve_hook: steps at which ``curve_hook(step, fit)`` is called; what it gives is kept.
+        progress: the progress line.
         watch: called whenever the progress line is.
-        curve_steps: steps at which ``curve_hook(step, fit)`` is called.
         processes: that fit together; only the first one reads and writes checkpoints.
 
     Raises:
@@ -101,7 +101,7 @@ def fit(
         Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
     program = Program(members[0], iterations, processes)
-    run = Fit(program, list(seeds), program.initial_state(members, lr_scale))
+    run = Fit(program, list(seeds), program.initial_state(members))
     checkpoint = checkpoint if processes.first else None
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved)
@@ -115,10 +115,10 @@ def fit(
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
     before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
-    step, stop = run.step, False
+    step, stop, alive = run.step, False, bool(run.state["alive"].any())
     with interrupt.held():
         # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
-        while step < iterations and bool(run.state["alive"].any()):
+        while step < iterations and alive:
             if advance is None or moving != program.phase(step):
                 pause, moving = time.perf_counter(), program.phase(step)
                 advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
@@ -135,6 +135,7 @@ def fit(
                     break
             if step in loss_points:
                 _log_losses(run, step)
+                alive = bool(run.state["alive"].any())  # asked seldom: it waits for the device
             if step in curve_steps and curve_hook is not None:
                 pause = time.perf_counter()
                 run.curve_steps.append(step)
@@ -170,8 +171,8 @@ _PLAIN = (
 
 
 def _restore(run: Fit, saved: dict[str, Any]) -> None:
-    for key, value in saved["state"].items():
-        run.state[key].copy_(value)
+    for key, value in run.state.items():
+        value.copy_(saved["state"][key])
     for key in _PLAIN:
         if key in saved["plain"]:  # a checkpoint of earlier code goes on without what it did not keep
             setattr(run, key, saved["plain"][key])

@@ -3,9 +3,8 @@
 State keys (S seeds, P parameters of a group):
     theta/<group> [S, P]      parameters            ema/<group> [S, P]     their average, where a player asks for it
     opt/<player>/<slot> [S, P] optimiser state      buf/<name> [S, ...]    per-seed buffers (``Method.carried``)
-    loss/<player> [S]         sum since last read   lr_scale [S]           factor on the learning rates
+    loss/<player> [S]         sum since last read   step []                iterations done
     alive [S] bool, died [S]  frozen members and the step of their first non-finite loss or gradient
-    step []                   iterations done
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ class Program:
         self._evaluations[player.name] = count.rows * player.steps
         return Draws(noise.normals, noise.uniforms)
 
-    def initial_state(self, members: Sequence[Method], lr_scale: Sequence[float] | None = None) -> State:
+    def initial_state(self, members: Sequence[Method]) -> State:
         """State at step 0 from one initialised method per seed.
 
         Raises:
@@ -121,7 +120,6 @@ class Program:
             if player.ema is not None:
                 state[f"ema/{group_name(player)}"] = theta.clone()
             state[f"loss/{player.name}"] = theta.new_zeros(seeds)
-        state["lr_scale"] = torch.tensor(lr_scale or [1.0] * seeds, dtype=self.dtype, device=self.device)
         state["alive"] = torch.ones(seeds, dtype=torch.bool, device=self.device)
         state["died"] = torch.full((seeds,), -1, dtype=torch.int64, device=self.device)
         state["step"] = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -221,7 +219,7 @@ class Program:
             own = Clock(clock.step - player.start, clock.total)
             count = own.step * player.steps + repeat + 1
             direction, slots = player.optimiser.step(gradient, slots, count)
-            rate = (player.optimiser.lr * player.schedule(own) * state["lr_scale"]).unsqueeze(1)
+            rate = player.optimiser.lr * player.schedule(own)
             write(f"theta/{group}", state[f"theta/{group}"] - rate * direction)
             for slot, value in slots.items():
                 write(f"opt/{player.name}/{slot}", value)

@@ -111,9 +111,11 @@ class ScoreError(Metric):
         halves = chain_score(
             method, x, z, q.noise("score chains"), burn_in=self.burn_in, samples=self.samples, leapfrog=self.leapfrog
         )
-        own: Estimator | None = getattr(method, "mixture_score", None)
-        estimate = (own or prior_draws_score(method, self.inner))(x, z, q.noise("score estimate")).detach()
+        own = method.mixture_score(x, z, q.noise("score estimate"))
+        estimate = (
+            prior_draws_score(method, self.inner)(x, z, q.noise("score estimate")) if own is None else own
+        ).detach()
         truth = ((halves[0] + halves[1]) / 2).detach()
         error = (estimate - truth).square().sum(1).mean()
         floor = ((halves[0] - halves[1]) / 2).square().sum(1).mean()
-        return Value(float(error), float(floor), against={"estimator": "own" if own else "prior draws"})
+        return Value(float(error), float(floor), against={"estimator": "prior draws" if own is None else "own"})

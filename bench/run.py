@@ -174,7 +174,8 @@ def _parts(config: Config, seeds: list[int], store: Store) -> list[list[int]]:
         return []
     from bench.fit.checkpoint import split_by_group
 
-    return split_by_group(store.artifacts / "checkpoints", config.config_id, seeds)
+    groups = split_by_group(store.artifacts / "checkpoints", config.config_id, seeds)
+    return [part for group in groups for part in config.batches(group)]
 
 
 def _tidy(config: Config, store: Store) -> None:

@@ -162,6 +162,10 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
     """What the target must provide."""
 
+    large: ClassVar[bool] = False
+    """Whether it trains large networks: seeds are then fitted one after another, and the steps of an iteration are
+    traced once per player instead of as one program."""
+
     capturable: ClassVar[bool] = True
     """Whether its compiled iteration can be a CUDA graph: False if an operation of it waits for the host."""
 

@@ -84,6 +84,7 @@ class HSIVIImage(Method):
     needs = frozenset({"teacher", "images"})
     data_free: ClassVar[bool] = True
     phases = ("warm_up",)
+    large = True
     cheap = {
         "nfe": 2,
         "eta": 0.6,

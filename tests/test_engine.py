@@ -67,7 +67,7 @@ def test_one_graph_for_any_number_of_seeds_that_equals_the_plain_iteration(name)
     assert _operations(single) == _operations(_traced(name, list(range(32)))[0])
     assert not {"_local_scalar_dense", "nonzero", "item"} & set(_operations(single))
     states = [program.initial_state(members) for _ in range(2)]
-    plain = in_place(program, states[1], tape.tensors())
+    plain = in_place(program.iteration, states[1])
     for _ in range(3):
         single(list(states[0].values()), tape.tensors())
         plain(list(states[1].values()), tape.tensors())
@@ -80,7 +80,8 @@ def _traced(name: str, seeds: list[int]) -> tuple[GraphModule, list[Method], Pro
     program = Program(members[0], 10)
     tape = Tape(seeds, program.draws_per_iteration, program.device, program.dtype)
     tape.load(0)
-    return trace(program, program.initial_state(members), tape.tensors()), members, program, tape
+    graph = trace(program, program.iteration, program.initial_state(members), tape.tensors())
+    return graph, members, program, tape
 
 
 def _operations(graph: GraphModule) -> Counter[str]:
@@ -323,3 +324,19 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
     checkpoint.save(saved)
     run = go(6)
     assert run.step == 6 and run.attempts == 2 and run.curve_seconds == 0
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_steps_of_a_large_method_are_those_of_one_program(compile, monkeypatch):
+    """One graph per player, called as often as it moves, gives what all steps unrolled into one graph give."""
+
+    method = get("method", "sivism").obj
+
+    def state(large):
+        monkeypatch.setattr(method, "large", large)
+        members = initialise(lambda: method(Gaussian(), batch=16, hidden=(8,), critic=(8,), critic_steps=3), [0, 1])
+        return fit(members, [0, 1], 7, compile=compile).state
+
+    unrolled, stepwise = state(False), state(True)
+    for name, value in unrolled.items():
+        torch.testing.assert_close(stepwise[name], value, rtol=1e-5, atol=1e-6, msg=name)

@@ -1,4 +1,4 @@
-"""Diffusion-training losses stay on one device: shapes run on ``meta``, where a tensor made on the CPU is found out."""
+"""Losses and updates stay on one device: shapes run on ``meta``, where a tensor made on the CPU is found out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from methods.base import Clock
 from methods.diffusion.data import spread
-from methods.diffusion.denoiser import Denoiser
 from targets.images.digits import Digits
 from toy_gaussian import Gaussian
 from toy_images import ToyImages
 
-METHODS = sorted(
-    name
-    for name, entry in entries("method").items()
-    if issubclass(entry.obj, Denoiser) or ("teacher" in entry.obj.needs and getattr(entry.obj, "trained", True))
-)
+METHODS = sorted(name for name, entry in entries("method").items() if getattr(entry.obj, "trained", True))
 # branches of the losses that the options of ``cheap`` do not enter
 BRANCHES: dict[str, list[dict[str, Any]]] = {
     "cosim": [{"draws": "reference", "weight": "x0"}, {"network": "teacher"}],
@@ -48,9 +43,14 @@ class Shapes:
 
 
 class OnMeta(TorchFunctionMode):
-    """Refuses tensors elsewhere, but for numbers (0-dim); products and look-ups on ``meta`` alone would let them in."""
+    """Refuses tensors elsewhere, but for numbers (0-dim); products and look-ups on ``meta`` alone would let them in.
+
+    And tensors of Python numbers: on a GPU each is a copy that waits for the host.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.tensor, Tensor.new_tensor):
+            raise AssertionError(f"{func.__name__}: a tensor of numbers, make it a buffer")
         out = func(*args, **(kwargs or {}))
         for value in (*args, *(kwargs or {}).values(), out):
             if isinstance(value, Tensor) and value.dim() and value.device.type != "meta":
@@ -63,8 +63,10 @@ def check(name: str, target: Any, options: dict[str, Any]) -> None:
     method = cls(target, **{**cls.cheap, **options}).to("meta")
     for player in method.players():
         with OnMeta():
-            loss = player.loss(Shapes(), Clock(torch.zeros((), device="meta"), 100))
-        assert loss.device.type == "meta" and loss.shape == ()
+            found = (player.loss or player.update)(Shapes(), Clock(torch.zeros((), device="meta"), 100))
+        loss, changed = (found, {}) if isinstance(found, Tensor) else (None, found) if player.loss is None else found
+        assert loss is None or (loss.device.type == "meta" and loss.shape == ())
+        assert all(value.device.type == "meta" for value in changed.values())
 
 
 def test_the_methods_are_found():

@@ -54,6 +54,6 @@ def test_the_docs_print_the_record_of_the_full_runs(table):
 @pytest.mark.slow
 @pytest.mark.parametrize("table", list(ARCHITECTURES))
 def test_one_step_at_the_true_size(table):
-    """Both players move once in less than 12 GB."""
+    """Both players move once; memory is that of some fifty copies of the parameters."""
     row = step(table, ["method.batch=1", "method.nfe=2", "method.recompute=true"], torch.device("cpu"))
-    assert row["peak_bytes"] < 12e9 and set(row["players"]) == {"critic", "student"}
+    assert row["peak_bytes"] < 200 * row["parameters"] + 1e9 and set(row["players"]) == {"critic", "student"}

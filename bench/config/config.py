@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,12 @@ class Config:
     @cached_property
     def config_id(self) -> str:
         return config_id(self.identity)
+
+    def batches(self, seeds: Sequence[int], limit: int | None = None) -> list[list[int]]:
+        """Seeds in the groups that are fitted together: of at most ``limit``; of one for a ``Method.large``."""
+        alone = getattr(registry.get("method", self.method["name"]).obj, "large", False)
+        step = 1 if alone else limit or max(1, len(seeds))
+        return [list(seeds[i : i + step]) for i in range(0, len(seeds), step)]
 
     def run_id(self, seed: int) -> str:
         """Identity of one seed's run."""

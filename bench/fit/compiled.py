@@ -22,33 +22,35 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.errors import UserError
 from bench.fit.program import Program, State
+from methods.base import Player
 
 Moving = frozenset[str] | None
 """Names of the players that move; None for all."""
 
+Change = Callable[..., State]
+"""From a state and further tensors to the next state."""
 
-def in_place(
-    program: Program, state: State, noise: list[Tensor], moving: Moving = None
-) -> Callable[[list[Tensor], list[Tensor]], None]:
-    """The iteration as a function that overwrites the state's tensors (flat argument lists, for tracing)."""
+
+def in_place(change: Change, state: State) -> Callable[[list[Tensor], list[Tensor]], None]:
+    """The change as a function that overwrites the state's tensors (flat argument lists, for tracing)."""
     keys = list(state)
 
-    def iterate(values: list[Tensor], noise: list[Tensor]) -> None:
+    def overwrite(values: list[Tensor], more: list[Tensor]) -> None:
         before = dict(zip(keys, values, strict=True))
-        after = program.iteration(before, noise[0], noise[1], moving)
+        after = change(before, *more)
         for key in keys:
             if after[key] is not before[key]:
                 before[key].copy_(after[key])
 
-    return iterate
+    return overwrite
 
 
-def trace(program: Program, state: State, noise: list[Tensor], moving: Moving = None) -> GraphModule:
-    """The iteration as one aten-level graph; the state's values are left as they were."""
+def trace(program: Program, change: Change, state: State, more: list[Tensor]) -> GraphModule:
+    """A change of ``program`` as one aten-level graph; the state's values are left as they were."""
     values = [value.clone() for value in state.values()]
     # one for all nodes: otherwise every node makes its own, a third of the time of tracing
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        graph = make_fx(in_place(program, state, noise, moving))(values, noise)
+        graph = make_fx(in_place(change, state))(values, more)
     graph.__dict__["program"] = program  # an operation of the graph may call back into the method (methods.live)
     return graph
 
@@ -74,19 +76,65 @@ def build(
     """
     if not program.players:  # a sampler with nothing to fit: tracing would cost more than its run
         return partial(_count, state)
+    if compile and program.device.type == "cpu" and not has_compiler():
+        raise UserError("compile=true needs a C++ compiler", "apt install g++ (or set CXX), or leave compile=false")
+    if program.method.large:
+        return _steps(program, state, noise, compile, moving)
     values = list(state.values())
-    traced = trace(program, state, noise, moving)
+    traced = trace(program, partial(program.iteration, moving=moving), state, noise)
     if not compile:
         return lambda: traced(values, noise)
-    if program.device.type == "cpu" and not has_compiler():
-        raise UserError("compile=true needs a C++ compiler", "apt install g++ (or set CXX), or leave compile=false")
-    compiled = torch.compile(traced, fullgraph=True, dynamic=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch warning about its own use of torch
-        compiled([value.clone() for value in values], noise)  # on a copy: compiling is set-up
+    compiled = _compile(traced, values, noise)
     if program.device.type == "cuda" and program.method.capturable:
         return _capture(compiled, values, noise)
     return lambda: compiled(values, noise)
+
+
+def _compile(traced: GraphModule, values: list[Tensor], more: list[Tensor]) -> Callable:
+    compiled = torch.compile(traced, fullgraph=True, dynamic=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch warning about its own use of torch
+        compiled([value.clone() for value in values], more)  # on a copy: compiling is set-up
+    return compiled
+
+
+def _steps(program: Program, state: State, noise: list[Tensor], compile: bool, moving: Moving) -> Callable[[], None]:
+    """The iteration with one graph per player, called as often as the player moves.
+
+    Of a large network the graph of all steps would take minutes to trace and gigabytes to hold.
+    """
+    values = list(state.values())
+    graphs: dict[str, Callable] = {}
+    plan = []
+
+    def share(drawn: tuple[Tensor, Tensor], parts: tuple[slice, slice]) -> list[Tensor]:
+        return [values[:, part].contiguous() for values, part in zip(drawn, parts, strict=True)]
+
+    drawn = program.drawn(state, *noise)
+    for player, repeat, parts in program.shares():
+        if moving is not None and player.name not in moving:
+            continue
+        number = torch.tensor(repeat, device=program.device)
+        if player.name not in graphs:
+            more = [*share(drawn, parts), number]
+            traced = trace(program, _change(program, player), state, more)
+            graphs[player.name] = _compile(traced, values, more) if compile else traced
+        plan.append((graphs[player.name], parts, number))
+
+    def advance() -> None:
+        drawn = program.drawn(state, *noise)
+        for graph, parts, number in plan:
+            graph(values, [*share(drawn, parts), number])
+        _count(state)
+
+    return advance
+
+
+def _change(program: Program, player: Player) -> Change:
+    def change(state: State, normals: Tensor, uniforms: Tensor, number: Tensor) -> State:
+        return program.move(state, normals, uniforms, player, number)
+
+    return change
 
 
 def _count(state: State) -> None:

@@ -9,7 +9,7 @@ State keys (S seeds, P parameters of a group):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -138,28 +138,38 @@ class Program:
                         f"and list it in {type(self.method).__name__}.carried"
                     )
 
-    def iteration(self, state: State, normals: Tensor, uniforms: Tensor, moving: frozenset[str] | None = None) -> State:
-        """The players named in ``moving`` (all, if None) move once, or ``steps`` times each.
+    def shares(self) -> Iterator[tuple[Player, int, tuple[slice, slice]]]:
+        """Every step of every player in turn: its number, and its share of an iteration's normals and uniforms.
 
-        ``normals`` and ``uniforms`` are the tape's blocks, with a share for resting players too: what a player draws
-        does not depend on who else moves.
+        Resting players have theirs too: what a player draws does not depend on who else moves.
         """
-        state = dict(state)
-        row = (state["step"] % normals.shape[1]).view(1)
-        left = {
-            "normals": normals.index_select(1, row).squeeze(1),
-            "uniforms": uniforms.index_select(1, row).squeeze(1),
-        }
-        clock = Clock(state["step"].to(self.dtype), self.iterations)
+        start = (0, 0)
         for player in self.players:
             draws = self.draws[player.name]
             for repeat in range(player.steps):
-                mine = {}
-                for kind, used in (("normals", draws.normals), ("uniforms", draws.uniforms)):
-                    mine[kind], left[kind] = left[kind][:, :used], left[kind][:, used:]
-                if moving is not None and player.name not in moving:
-                    continue
-                self._move(player, repeat, state, clock, mine["normals"], mine["uniforms"])
+                end = (start[0] + draws.normals, start[1] + draws.uniforms)
+                yield player, repeat, (slice(start[0], end[0]), slice(start[1], end[1]))
+                start = end
+
+    @staticmethod
+    def drawn(state: State, normals: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """The next iteration's noise, [S, values] each, out of the tape's blocks."""
+        row = (state["step"] % normals.shape[1]).view(1)
+        return normals.index_select(1, row).squeeze(1), uniforms.index_select(1, row).squeeze(1)
+
+    def iteration(self, state: State, normals: Tensor, uniforms: Tensor, moving: frozenset[str] | None = None) -> State:
+        """The players named in ``moving`` (all, if None) move once, or ``steps`` times each.
+
+        Args:
+            state: of the fit.
+            normals, uniforms: the tape's blocks.
+            moving: names of players.
+        """
+        state = dict(state)
+        normals, uniforms = self.drawn(state, normals, uniforms)
+        for player, repeat, (own_normals, own_uniforms) in self.shares():
+            if moving is None or player.name in moving:
+                state = self.move(state, normals[:, own_normals], uniforms[:, own_uniforms], player, repeat)
         state["step"] = state["step"] + 1
         return state
 
@@ -195,8 +205,10 @@ class Program:
             values.update({f"method.{n}": v for n, v in pieces.items()})
         return values
 
-    def _move(self, player: Player, repeat: int, state: State, clock: Clock, normals: Tensor, uniforms: Tensor) -> None:
-        """One optimiser step of one player, written into ``state``; frozen members keep their values."""
+    def move(self, state: State, normals: Tensor, uniforms: Tensor, player: Player, repeat: int | Tensor) -> State:
+        """The state after one step of one player, number ``repeat`` of its steps; frozen members keep their values."""
+        state = dict(state)
+        clock = Clock(state["step"].to(self.dtype), self.iterations)
         group = group_name(player)
         gradient, loss, changed = self._evaluate(player, state, clock, normals, uniforms)
         gradient, loss = self.processes.mean(gradient, loss)
@@ -233,6 +245,7 @@ class Program:
             write(f"ema/{group}", old + (1 - keep) * (state[f"theta/{group}"] - old))
         total = state[f"loss/{player.name}"]
         state[f"loss/{player.name}"] = total + torch.where(alive, loss.to(total.dtype), torch.zeros_like(total))
+        return state
 
     def _write_changed(self, group: str, changed: dict[str, Tensor], state: State, write: Callable) -> None:
         """New values that a loss or update returned: carried buffers, or owned parameters of an update."""

@@ -73,9 +73,7 @@ def make_groups(cells: Sequence[Cell], todo: dict[str, list[int]], limit: int | 
     """
     groups = []
     for cell in cells:
-        seeds = todo.get(cell.config.config_id, [])
-        step = limit or len(seeds) or 1
-        for part in (seeds[i : i + step] for i in range(0, len(seeds), step)):
+        for part in cell.config.batches(todo.get(cell.config.config_id, []), limit):
             redo = {seed: cell.records[seed]["created"] for seed in part if seed in cell.records}
             groups.append(Group(replace(cell.config, seeds=part), cell.config.config_id, redo))
     return groups

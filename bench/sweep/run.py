@@ -193,13 +193,11 @@ def _run(cells: list[Cell], jobs: int, retry: Retry, plan: Plan, tell: Tell, tas
 
 
 def split_seeds(cells: list[Cell], limit: int | None) -> list[Cell]:
-    """Cells of at most ``limit`` seeds each."""
-    if limit is None:
-        return cells
+    """Cells of at most ``limit`` seeds each, or of those that are fitted together."""
     return [
-        replace(cell, config=replace(cell.config, seeds=cell.config.seeds[i : i + limit]))
+        replace(cell, config=replace(cell.config, seeds=seeds))
         for cell in cells
-        for i in range(0, len(cell.config.seeds), limit)
+        for seeds in cell.config.batches(cell.config.seeds, limit)
     ]
 
 

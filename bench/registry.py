@@ -17,6 +17,7 @@ import inspect
 import os
 import pkgutil
 import sys
+import traceback
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,6 +91,8 @@ def _parameters(cls: type[object], name: str) -> dict[str, Parameter]:
     hints = typing.get_type_hints(cls.__init__)
     found = {}
     for key, parameter in inspect.signature(cls.__init__).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
+            raise ValueError(f"{name}: put `*` before {key!r} in the signature: hyper-parameters are keyword-only")
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.default is inspect.Parameter.empty:
@@ -128,7 +131,18 @@ def _import_file(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno if own else None
+        raise UserError(
+            f"the plugin {path} cannot be loaded: {type(error).__name__}: {error}",
+            f"look at line {line}" if line else "SIVIBENCH_PLUGINS names it",
+        ) from error
 
 
 def entries(kind: Kind) -> dict[str, Entry]:

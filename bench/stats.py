@@ -12,6 +12,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 4000
+FEW = 8
 
 Values = Sequence[float] | np.ndarray
 
@@ -20,8 +21,9 @@ RANK_RULE = (
     "the row that opened the group shares its rank; the first separable row opens the next group, whose rank is one "
     "plus the number of rows above it. Two rows are separable when both the bootstrap and the Student-t 95 % interval "
     "of the difference of their means exclude 0: over paired differences where at least half of the seeds are common "
-    "(evaluation noise is shared by seed), else over independent seeds. A row with one seed has no rank, as nothing is "
-    "known of its noise, nor has one that lost more than half of its seeds, which stands below."
+    "(evaluation noise is shared by seed), else over independent seeds. Where a floor is an error of the value, they "
+    "must also differ by more than half of the larger floor. A row with one seed has no rank, as nothing is known of "
+    "its noise, nor has one that lost more than half of its seeds, which stands below, nor one that stands alone."
 )
 
 
@@ -57,11 +59,12 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def interval(values: Values, statistic: str = "mean", level: float = LEVEL) -> tuple[float, float]:
-    """Expanded percentile bootstrap interval of the mean or the median over seeds.
+    """Expanded percentile bootstrap interval of the mean or the median over seeds; of few, the wider of it and Student.
 
     The plain percentile interval is too short for few seeds; its tail is therefore moved out to
     Phi(-sqrt(n / (n - 1)) t_{n-1}) (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.2).
-    The resampling indices depend on n alone, so the same values give the same interval in every process.
+    Below ``FEW`` seeds resampled means cannot leave the range of the values, so that the interval of the mean also
+    holds Student's.  The resampling indices depend on n alone, so the same values give the same interval everywhere.
 
     Args:
         values: one number per seed, at least two.
@@ -74,6 +77,9 @@ def interval(values: Values, statistic: str = "mean", level: float = LEVEL) -> t
     estimates = resampled.mean(axis=1) if statistic == "mean" else np.median(resampled, axis=1)
     tail = _expanded_tail(len(x), level)
     low, high = np.quantile(estimates, [tail, 1 - tail])
+    if statistic == "mean" and len(x) < FEW:
+        half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+        low, high = min(low, x.mean() - half), max(high, x.mean() + half)
     return float(low), float(high)
 
 
@@ -103,15 +109,25 @@ def separable(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
     return bool(p_value < 1 - LEVEL and not low <= 0.0 <= high)
 
 
-def ranks(rows: Mapping[str, Mapping[int, float]], direction: str = "lower") -> dict[str, int]:
-    """Rank of every row (name -> seed -> value) by ``RANK_RULE``; rows without values are left out."""
+def ranks(
+    rows: Mapping[str, Mapping[int, float]], direction: str = "lower", blur: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Rank of every row by ``RANK_RULE``; rows without values are left out.
+
+    Args:
+        rows: name -> seed -> value.
+        direction: ``lower`` or ``higher`` is better.
+        blur: name -> difference of means below which the row cannot be told from another.
+    """
+    blur = blur or {}
     sign = -1.0 if direction == "higher" else 1.0
     means = {name: sign * float(np.mean(_array(list(row.values())))) for name, row in rows.items() if row}
     order = sorted(means, key=lambda name: (means[name], name))
     found: dict[str, int] = {}
     leader = ""
     for position, name in enumerate(order, start=1):
-        if not leader or separable(rows[leader], rows[name]):
+        near = leader and abs(means[leader] - means[name]) <= max(blur.get(leader, 0.0), blur.get(name, 0.0))
+        if not leader or (not near and separable(rows[leader], rows[name])):
             leader = name
             found[name] = position
         else:

@@ -151,3 +151,11 @@ def test_the_device_does_not_change_the_value(name: str) -> None:
     gpu = Fitted(SemiImplicit(target, mean=(0.3, 0.0)).cuda(), target, 0, "cuda")
     metric = get("metric", name).obj(**QUICK.get(name, {}))
     assert metric(gpu).value == pytest.approx(metric(cpu).value, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(entries("metric")))
+def test_a_metric_knows_the_protocol_it_wrote(name):
+    metric = entries("metric")[name].obj()
+    written = json.loads(json.dumps(metric.protocol()))
+    assert metric.measured(written | {"features": "what it was measured against"})
+    assert not metric.measured(written | {"version": -1})

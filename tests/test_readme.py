@@ -19,12 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def plugin(tmp_path_factory) -> Path:
-    block = re.search(r"<!-- file: (\S+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert block is not None
-    path = tmp_path_factory.mktemp("plugin") / block[1]
-    path.write_text(block[2])
-    return path
+def plugin(tmp_path_factory) -> str:
+    """The README's files, as SIVIBENCH_PLUGINS wants them."""
+    blocks = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [name for name, _ in blocks] == ["isotropic.py", "annulus.py"]
+    folder = tmp_path_factory.mktemp("plugin")
+    for name, text in blocks:
+        (folder / name).write_text(text)
+    return os.pathsep.join(str(folder / name) for name, _ in blocks)
 
 
 def test_every_run_composes_and_the_first_is_a_trial_beside_the_records():
@@ -37,8 +39,8 @@ def test_every_run_composes_and_the_first_is_a_trial_beside_the_records():
     assert runs[0].results not in (None, configs[0].results)
 
 
-def command(plugin: Path, *arguments: str) -> str:
-    environment = os.environ | {"SIVIBENCH_PLUGINS": str(plugin)}
+def command(plugin: str, *arguments: str) -> str:
+    environment = os.environ | {"SIVIBENCH_PLUGINS": plugin}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -49,14 +51,17 @@ def command(plugin: Path, *arguments: str) -> str:
 def test_listed_run_and_in_the_leaderboard(plugin, tmp_path):
     methods = json.loads(command(plugin, "-m", "bench", "list", "methods", "--json"))
     assert "isotropic" in json.dumps(methods)
-    settings = ["method=isotropic", "target=multimodal", "method.lr=0.05", "train.iterations=300", "seeds=2"]
+    settings = ["method=isotropic", "target=annulus", "method.lr=0.05", "train.iterations=300", "seeds=2"]
     quick = ["eval.metrics=[js_grid]", "eval.curve_points=2", "--results", str(tmp_path)]
     command(plugin, "-m", "bench", "run", *settings, *quick)
     assert "isotropic" in command(plugin, "-m", "bench", "report", "--results", str(tmp_path))
     assert "isotropic" in (tmp_path / "reports" / "report.html").read_text()
 
 
-def test_contract_tests_run_on_it(plugin):
-    chosen = ["tests/test_engine.py", "-k", "isotropic and not compiles"]
-    output = command(plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
-    assert int(re.search(r"(\d+) passed", output)[1]) >= 4
+@pytest.mark.parametrize(
+    ("file", "chosen", "least"),
+    [("test_engine.py", "isotropic and not compiles", 4), ("test_targets.py", "annulus", 4)],
+)
+def test_contract_tests_run_on_it(plugin, file, chosen, least):
+    output = command(plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}", "-k", chosen)
+    assert int(re.search(r"(\d+) passed", output)[1]) >= least

@@ -57,6 +57,32 @@ def test_a_package_registers_through_the_entry_point(monkeypatch):
     assert get("metric", "from_a_package").source == "a package"
 
 
+def test_a_hyper_parameter_must_be_keyword_only():
+    with pytest.raises(ValueError, match="put `\\*` before 'lr'"):
+
+        @register("method", "positional", source="made up")
+        class Positional:
+            """Takes its rate by position."""
+
+            def __init__(self, target, lr: float = 0.1): ...
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ndef f(:\n", "line 2"),
+        ("\n\nraise RuntimeError('no')\n", "line 3"),
+        ("from bench.registry import register\n\nregister('method', 'ksivi', source='me')(dict)\n", "line 3"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_says_where(tmp_path, text, said):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match="broken.py cannot be loaded") as problem:
+        registry._import_file(path)
+    assert said in str(problem.value)
+
+
 def test_a_plugin_path_that_is_no_file_says_so(monkeypatch):
     monkeypatch.setenv("SIVIBENCH_PLUGINS", "/nowhere/at_all.py")
     monkeypatch.setattr(registry, "_discovered", False)

@@ -320,3 +320,31 @@ def test_an_unchanged_report_is_not_drawn_again(tmp_path, monkeypatch):
         assert write_report(list(reversed(records)), tmp_path, "t")["html"].read_bytes() == drawn
     write_report(records[:-1], tmp_path, "t")
     assert page.read_bytes() != drawn
+
+
+def test_a_row_alone_and_the_loose_end_of_a_bound_have_no_rank():
+    assert [row.rank for row in only_board(fits("alpha", ALPHA)).rows] == [None]
+    for name, ranked in (("elbo_lower", True), ("elbo_upper", False)):
+        records = fits("alpha", ALPHA) + fits("beta", GAMMA)
+        for r in records:
+            r["metrics"] = {name: r["metrics"]["js_made_up"]}
+        assert [row.rank is not None for row in only_board(records).rows] == [ranked, ranked]
+
+
+def test_rows_that_differ_by_less_than_half_a_floor_share_their_rank():
+    records = fits("alpha", [0.0101, 0.0102, 0.0101]) + fits("beta", [0.0105, 0.0106, 0.0105])
+    assert [row.rank for row in only_board(records).rows] == [1, 1]  # the floor is .001
+    records = fits("alpha", [0.0101, 0.0102, 0.0101]) + fits("beta", [0.0109, 0.0110, 0.0109])
+    assert [row.rank for row in only_board(records).rows] == [1, 2]
+
+
+def test_floors_around_zero_are_averaged_by_their_size():
+    records = fits("alpha", ALPHA)
+    for r, floor in zip(records, (0.003, -0.003, 0.004, -0.004), strict=True):
+        r["metrics"]["js_made_up"]["floor"] = floor
+    assert only_board(records).rows[0].floor == pytest.approx(12.5e-6**0.5)
+
+
+def test_a_board_of_several_budgets_says_whose_is_which():
+    board = only_board(fits("alpha", ALPHA) + fits("beta", GAMMA, iterations=2000))
+    assert [row.label for row in board.rows] == ["alpha (iterations=50)", "beta (iterations=2000)"]

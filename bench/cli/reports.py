@@ -18,8 +18,8 @@ from bench.files import explain_os_error
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the pages; 1 if a record is unreadable."""
     store = store_of(args)
-    if args.target:
-        registry.get("target", args.target)
+    if args.target and not any(store.files(target=args.target)):
+        registry.get("target", args.target)  # of a name without records, whether it is one
     as_json, render_terminal, write = _renderers(args)
     records, unreadable = store.load(target=args.target or "*")
     code = name_unreadable(unreadable)

@@ -70,10 +70,14 @@ def describe(record: Record) -> str:
     line = f"{record['run_id']}  {record['method']} x {record['target']}  seed {record['seed']}  {record['status']}"
     if record.get("diverged_at") is not None:
         line += f" at step {record['diverged_at']}: a loss or gradient was not finite"
+    skipped = list((record.get("skipped_metrics") or {}).items())
     for name, measured in list((record.get("metrics") or {}).items())[:1]:
         line += f"  {name} {number(measured['value'])}" + (
             f" (floor {number(measured['floor'])})" if measured.get("floor") is not None else ""
         )
+    if record["status"] == "done" and skipped:  # the headline, if it is among them, is the first
+        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        line += f"  ({skipped[0][0]}{more} skipped: {skipped[0][1]})"
     return line
 
 

@@ -98,6 +98,8 @@ class Metric:
 
     direction: ClassVar[Literal["lower", "higher"]] = "lower"
     unit: ClassVar[str] = ""
+    ranked: ClassVar[bool] = True
+    """Whether the better value is the better q: not so for the loose end of a bound."""
     floor_is_noise: ClassVar[bool] = True
     """Whether the floor is an error of the value; else it is the value of a perfect q, with an error of its own."""
 
@@ -120,7 +122,7 @@ class Metric:
     def measured(self, protocol: Mapping[str, Any]) -> bool:
         """Whether a recorded protocol is this one; what the value was measured against (weights, images) may differ."""
         own = json.loads(json.dumps(self.protocol()))  # tuples are lists in records
-        arguments = {"metric", "version", *vars(self)}
+        arguments = {*own, *vars(self)}
         return {k: v for k, v in protocol.items() if k in arguments} == own
 
     registered_name: ClassVar[str] = ""

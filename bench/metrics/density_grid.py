@@ -51,7 +51,7 @@ def reason_against_grid(method: Method, target: Target) -> str | None:
     if target.window is None:
         return "the target gives no grid window"
     if target.log_z is None or "log_prob" not in target.provides:
-        return "the target's normalised density is not known"
+        return "the target's normalised density is not known: it has no log_z (0.0 if log_prob is normalised)"
     if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
         return "q is implicit: it gives neither log_prob nor mixing and conditional"
     return None

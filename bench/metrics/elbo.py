@@ -87,7 +87,7 @@ class ElboLower(_Elbo):
         return (bounds.log_p - bounds.upper).mean()
 
 
-@register("metric", "elbo_upper", source=SOURCE)
+@register("metric", "elbo_upper", source=SOURCE, ranked=False)
 class ElboUpper(_Elbo):
     """Upper end of the ELBO: E log p - L_K; equal to the lower end where log q is exact."""
 
@@ -95,7 +95,7 @@ class ElboUpper(_Elbo):
         return (bounds.log_p - bounds.lower).mean()
 
 
-@register("metric", "elbo_error", source=SOURCE)
+@register("metric", "elbo_error", source=SOURCE, ranked=False)
 class ElboError(BoundMetric):
     """Monte Carlo standard error of the middle of the ELBO's interval (the ends move together with the draws of x)."""
 
@@ -104,7 +104,7 @@ class ElboError(BoundMetric):
         return middle.std() / math.sqrt(len(middle))
 
 
-@register("metric", "log_q_gap", source=SOURCE)
+@register("metric", "log_q_gap", source=SOURCE, ranked=False)
 class LogQGap(BoundMetric):
     """U_K - L_K, the width of the interval of E log q: an error of the bounds, not of the fit; 0 if exact."""
 
@@ -122,7 +122,7 @@ class _Kl(BoundMetric):
         return 0.0
 
 
-@register("metric", "kl_reverse_lower", source=SOURCE)
+@register("metric", "kl_reverse_lower", source=SOURCE, ranked=False)
 class KlReverseLower(_Kl):
     """Lower end of KL(q || p) = log Z - ELBO, where log Z is known."""
 
@@ -147,7 +147,7 @@ class _Entropy(BoundMetric):
         return getattr(target, "entropy", None)
 
 
-@register("metric", "entropy_lower", source=SOURCE)
+@register("metric", "entropy_lower", source=SOURCE, ranked=False)
 class EntropyLower(_Entropy):
     """Lower end of q's entropy, -U_K; larger is wider, which is better only up to the entropy of p."""
 
@@ -155,7 +155,7 @@ class EntropyLower(_Entropy):
         return -bounds.upper.mean()
 
 
-@register("metric", "entropy_upper", source=SOURCE)
+@register("metric", "entropy_upper", source=SOURCE, ranked=False)
 class EntropyUpper(_Entropy):
     """Upper end of q's entropy, -L_K."""
 

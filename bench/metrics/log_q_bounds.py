@@ -102,7 +102,7 @@ def _bounds(q: Fitted, protocol: Protocol) -> LogQ:
 
 def _numbers_per_weight(method: Method, z: Tensor, protocol: Protocol) -> int:
     """Floats that one weight needs at its widest: the mixture's components, or a layer of the conditional's network."""
-    widest = max((max(p.shape) for p in method.parameters()), default=1)
+    widest = max((max(p.shape, default=1) for p in method.parameters()), default=1)
     return max(widest, protocol.components * z.shape[1])
 
 

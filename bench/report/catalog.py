@@ -15,6 +15,8 @@ class MetricInfo:
 
     direction: str = "lower"
     unit: str = ""
+    ranked: bool = True
+    floor_is_noise: bool = True
     published_as: tuple[tuple[str, ...], ...] = ()
     """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
     the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
@@ -34,7 +36,8 @@ def metric_info(name: str) -> MetricInfo:
     cls = entry.obj
     published = tuple(tuple(item) for item in getattr(cls, "published_as", ()))
     setting = getattr(cls, "published_setting", "")
-    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), published, setting)
+    flags = (getattr(cls, "ranked", True), getattr(cls, "floor_is_noise", True))
+    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), *flags, published, setting)
 
 
 def paper_name(method: str) -> str:

@@ -152,11 +152,15 @@ def _telling_keys(problems: list[dict[str, Record]]) -> dict[str, set[str]]:
     """Method -> the settings that tell its configurations apart on any one problem.
 
     They label the method's rows on every problem, so that the same configuration is called the same everywhere;
-    settings that differ only between problems (tuned per target) are not named, nor is what was measured on the way
+    settings that differ only between problems (tuned per target) are not named (but for the length of the fit, where
+    methods on one problem differ in it), nor is what was measured on the way
     unless nothing else differs.
     """
     keys: dict[str, set[str]] = defaultdict(set)
     for examples in problems:
+        if len({record["config"].get("train", {}).get("iterations") for record in examples.values()}) > 1:
+            for record in examples.values():  # a board of several budgets says whose is which
+                keys[record["method"]].add("train.iterations")
         for method in {record["method"] for record in examples.values()}:
             configs = [_own(record) for record in examples.values() if record["method"] == method]
             fits = [{key: value for key, value in config.items() if key != "eval"} for config in configs]

@@ -18,7 +18,7 @@ def render(matrix: Overview) -> str:
     head = ["method", *(f"{board.problem.label}: {board.title}" for board in matrix.columns), "mean rank"]
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _line(map(escape, head)), r"\midrule"]
     for row in matrix.rows:
-        mean_rank = "--" if row.mean_rank is None else f"{row.mean_rank:.2f}"
+        mean_rank = "--" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
         lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells), mean_rank]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

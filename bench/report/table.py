@@ -119,14 +119,17 @@ def build(records: Sequence[Record]) -> Tables:
 
 
 def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:
-    """Metrics that occur, in the order the target declares, then in the order they were recorded."""
+    """Metrics that occur, in the order the target declares, then as recorded; those without any value last."""
     seen: dict[str, None] = {}
+    valued: set[str] = set()
     for record in (r for g in groups for r in g.records):
+        valued |= set(record.get("metrics") or ())
         seen |= dict.fromkeys(record.get("metrics") or ()) | dict.fromkeys(record.get("skipped_metrics") or ())
     declared = catalog.target_metrics(problem.name)
     measured = [m for m in declared if m in seen]
     # where every run failed the headline is shown all the same: that is a result
-    return list(dict.fromkeys([*measured, *seen])) or list(declared[:1] or ("no metric",))
+    found = sorted(dict.fromkeys([*measured, *seen]), key=lambda name: name not in valued)
+    return found or list(declared[:1] or ("no metric",))
 
 
 def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[Board]:
@@ -144,7 +147,10 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
-        found = stats.ranks({r.label: r.values for r in raw if r.rankable}, info.direction)
+        blur = {r.label: abs(r.floor) / 2 for r in raw if r.floor is not None and info.floor_is_noise}
+        contested = info.ranked and sum(r.total > 0 for r in raw) > 1  # a row alone has won nothing
+        rankable = {r.label: r.values for r in raw if r.rankable and contested}
+        found = stats.ranks(rankable, info.direction, blur)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
         rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))
@@ -186,7 +192,7 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
         total=len(member.records),
         failures=failures,
         reason="; ".join(dict.fromkeys(reasons)),
-        floor=_mean(floors),
+        floor=_typical(floors),
         seconds=_mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
         evaluations=_mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
         published=published.find(member.method, member.problem.name, metric) if comparable else (),
@@ -196,6 +202,13 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
 def _absent(method: str, problem: Problem) -> Row:
     reason = catalog.unmet_needs(method, problem.name) or "not run"
     return Row(method, method, "", None, {}, None, 0, {}, reason)
+
+
+def _typical(floors: Sequence[float]) -> float | None:
+    """The mean; of floors around 0 the root mean square, as their signs mean nothing."""
+    if any(floor < 0 < other for floor in floors for other in floors):
+        return math.sqrt(math.fsum(floor**2 for floor in floors) / len(floors))
+    return _mean(floors)
 
 
 def _mean(values: Sequence[float]) -> float | None:

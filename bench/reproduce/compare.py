@@ -37,7 +37,7 @@ class Compared:
         failures: number of seeds by how they ended without a value.
         reason: why there are no values, or fewer than there are records.
         remark: on the verdict.
-        differs: whether the cell agrees although the means differ by more than chance.
+        differs: whether the cell agrees although the means differ by more than chance, as far as the paper lets tell.
         full: whether the budget is the paper's.
     """
 
@@ -122,6 +122,11 @@ def _compared(
     differs = p is not None and p < DIFFERENT
     if differs:
         remarks.append(f"by their spreads; the means differ (Welch, p = {p:.1g})")
+    elif judged and p is None and verdict is Verdict.AGREES and len(ours) > 1:
+        low, high = stats.interval(ours)
+        if not low - judged.rounding <= judged.value <= high + judged.rounding:
+            differs = True
+            remarks.append("by our spread; the printed number, of unknown spread, is outside our 95 % interval")
     reason, remark = "; ".join(dict.fromkeys(reasons)), "; ".join(remarks)
     config_id = cell.config.config_id if cell.config else ""
     return Compared(

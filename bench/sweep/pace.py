@@ -11,17 +11,28 @@ from bench.store import Store
 
 @dataclass(frozen=True)
 class Pace:
-    """The latest fit of a method on a target: seconds per iteration, how many seeds shared it, and on which device."""
+    """The longest fit of a method on a target, the latest of equally long ones.
+
+    Attributes:
+        seconds: per iteration.
+        curve_seconds: per curve point.
+        seeds: that shared the fit.
+        device: where it ran.
+        iterations, created: of the fit.
+    """
 
     seconds: float
+    curve_seconds: float
     seeds: int
     device: str
+    iterations: int
     created: str
 
     def estimate(self, config: Config) -> float:
         """Seconds a batched run may take.  A GPU has room for more seeds, a CPU has not."""
         share = 1.0 if self.device.startswith("cuda") else len(config.seeds) / self.seeds
-        return float(self.seconds * config.train["iterations"] * share)
+        curve = self.curve_seconds * config.eval["curve_points"] * len(config.seeds) / self.seeds
+        return float(self.seconds * config.train["iterations"] * share + curve)
 
 
 Paces = dict[tuple[str, str], Pace]
@@ -29,18 +40,24 @@ Paces = dict[tuple[str, str], Pace]
 
 
 def pace(store: Store) -> Paces:
-    """The latest pace of each method on each target; records that cannot be read are passed over."""
+    """The pace of each method on each target; records that cannot be read are passed over."""
     found: Paces = {}
     for path in store.files():
-        fields = glance(path, ("method", "target", "cost", "env", "created"))
+        fields = glance(path, ("method", "target", "config", "cost", "env", "created"))
         cost, env = fields.get("cost"), fields.get("env")
         if not (isinstance(cost, dict) and isinstance(env, dict) and cost.get("seconds") and cost.get("iterations")):
             continue
-        spent = cost["seconds"] + cost.get("curve_seconds", 0.0)
-        seconds, seeds = spent / cost["iterations"], cost.get("seeds_sharing") or 1
-        here = Pace(seconds, seeds, str(env.get("device")), str(fields.get("created")))
+        points = ((fields.get("config") or {}).get("eval") or {}).get("curve_points") or 1
+        here = Pace(
+            cost["seconds"] / cost["iterations"],
+            cost.get("curve_seconds", 0.0) / points,
+            cost.get("seeds_sharing") or 1,
+            str(env.get("device")),
+            cost["iterations"],
+            str(fields.get("created")),
+        )
         key = str(fields.get("method")), str(fields.get("target"))
-        if key not in found or found[key].created < here.created:
+        if key not in found or (found[key].iterations, found[key].created) < (here.iterations, here.created):
             found[key] = here
     return found
 

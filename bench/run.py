@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,13 @@ from bench import claims
 from bench.config import Config
 from bench.cost import fit_time
 from bench.device import resolve_device
-from bench.environment import environment
+from bench.environment import environment, plugins
 from bench.errors import RunFailed, UserError
 from bench.files import explain_os_error
 from bench.fit.parallel import Processes, processes_of
 from bench.mirror.follow import following
 from bench.record import new_record
+from bench.registry import get
 from bench.store import Record, Store
 
 Fit = Callable[[Config, Sequence[int], Store], Iterable[Record]]
@@ -74,6 +75,7 @@ def execute(
         reused = len(config.seeds) - len(todo) - len(busy)
         _require_fit(config, todo, processes)
         tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
+        _say_stale(config, found, tell)
         for part in _parts(config, todo, store):
             with following(config, part, store, tell):
                 fitted = _fit(config, processes.tell(part), store, device, fit or _engine())
@@ -84,6 +86,17 @@ def execute(
     records = [found[seed] for seed in config.seeds]
     processes.tell(_Over(records))
     return records
+
+
+def _say_stale(config: Config, found: Mapping[int, Record], tell: Callable[[str], None]) -> None:
+    """Runs are known by their configuration: a plugin that has changed since is worth a word."""
+    now = plugins(*(get(kind, getattr(config, kind)["name"]).obj for kind in ("method", "target")))
+    made = {seed: (record.get("env") or {}).get("plugins") for seed, record in found.items()}
+    if stale := [seed for seed, files in made.items() if files and files != now]:
+        tell(
+            f"warning: the records of seeds {stale} were made with another version of {', '.join(now)}; "
+            "raise `version` in its class to fit anew"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,13 +40,14 @@ def test_every_run_composes_and_the_first_is_a_trial_beside_the_records():
     assert runs[0].results not in (None, configs[0].results)
 
 
-def command(plugin: str, *arguments: str) -> str:
+def command(plugin: str, *arguments: str, told: bool = False) -> str:
+    """What it prints, or with ``told`` what it says on the way."""
     environment = os.environ | {"SIVIBENCH_PLUGINS": plugin}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+    return done.stderr if told else done.stdout
 
 
 def test_listed_run_and_in_the_leaderboard(plugin, tmp_path):
@@ -54,6 +56,12 @@ def test_listed_run_and_in_the_leaderboard(plugin, tmp_path):
     settings = ["method=isotropic", "target=annulus", "method.lr=0.05", "train.iterations=300", "seeds=2"]
     quick = ["eval.metrics=[js_grid]", "eval.curve_points=2", "--results", str(tmp_path)]
     command(plugin, "-m", "bench", "run", *settings, *quick)
+    first = plugin.split(os.pathsep)[0]
+    changed = Path(shutil.copytree(Path(first).parent, tmp_path / "changed")) / "isotropic.py"
+    changed.write_text(changed.read_text() + "# changed\n")
+    assert "another version of isotropic.py" in command(
+        plugin.replace(first, str(changed)), "-m", "bench", "run", *settings, *quick, told=True
+    )
     assert "isotropic" in command(plugin, "-m", "bench", "report", "--results", str(tmp_path))
     assert "isotropic" in (tmp_path / "reports" / "report.html").read_text()
 

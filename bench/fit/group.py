@@ -11,7 +11,7 @@ import torch
 
 from bench.config import Config, build_method, build_target
 from bench.device import peak_bytes, resolve_device
-from bench.environment import environment
+from bench.environment import environment, plugins
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
 from bench.fit.members import initialise
@@ -62,6 +62,8 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
     target = build_target(config).to(device, dtype)
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
+    if others := plugins(type(members[0]), type(target)):
+        env["plugins"] = others
     evaluation = _Evaluation(config, target, members[0], group)
     for name in _idle(members[0], iterations):
         log.warning(

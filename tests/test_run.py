@@ -212,3 +212,14 @@ def test_another_error_of_a_constructor_is_a_failed_run(config, store, monkeypat
         execute(config, fit=fit)
     [record, *_] = store.records()
     assert record["status"] == "failed" and record["error"].count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reduce", "said"), [(("js_gird",), True, "did you mean 'js_grid'"), ((), False, "has shape \\[2, 2\\]")]
+)
+def test_a_target_that_cannot_be_right_is_refused_before_the_fit(monkeypatch, config, metrics, reduce, said):
+    monkeypatch.setattr(Gauss, "metrics", metrics)
+    if not reduce:
+        monkeypatch.setattr(Gauss, "log_prob", lambda self, x: -x.square())
+    with pytest.raises(UserError, match=said):
+        execute(config, fit=fit_never)

@@ -215,7 +215,8 @@ def test_another_error_of_a_constructor_is_a_failed_run(config, store, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("metrics", "reduce", "said"), [(("js_gird",), True, "did you mean 'js_grid'"), ((), False, "has shape \\[2, 2\\]")]
+    ("metrics", "reduce", "said"),
+    [(("js_gird",), True, "unknown metric 'js_gird'"), ((), False, "has shape \\[2, 2\\]")],
 )
 def test_a_target_that_cannot_be_right_is_refused_before_the_fit(monkeypatch, config, metrics, reduce, said):
     monkeypatch.setattr(Gauss, "metrics", metrics)

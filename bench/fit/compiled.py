@@ -1,4 +1,5 @@
-"""The iteration as something to call: a traced graph, the same graph compiled, or a CUDA graph.
+"""The iteration as something to call: a traced graph, the same graph compiled, or a CUDA graph; one graph per player
+for large networks.
 
 The iteration is traced once at the aten level (``make_fx``), whatever the method is written with (library modules,
 autograd functions, ``vmap``); the traced graph is run as it is or compiled.  Tracing freezes Python control flow,
@@ -68,8 +69,8 @@ def build(
     Args:
         moving: the players that move in this part of the run.
         compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph, if the
-            method's can be (``Method.capturable``).
-            Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
+            method's can be (``Method.capturable``).  Otherwise the traced operations run one by one (no ``vmap`` or
+            autograd machinery per step).
 
     Raises:
         UserError: ``compile`` on a CPU without a C++ compiler.
@@ -108,7 +109,7 @@ def _steps(program: Program, state: State, noise: list[Tensor], compile: bool, m
     plan = []
 
     def share(drawn: tuple[Tensor, Tensor], parts: tuple[slice, slice]) -> list[Tensor]:
-        return [values[:, part].contiguous() for values, part in zip(drawn, parts, strict=True)]
+        return [block[:, part].contiguous() for block, part in zip(drawn, parts, strict=True)]
 
     drawn = program.drawn(state, *noise)
     for player, repeat, parts in program.shares():

@@ -153,8 +153,7 @@ def _telling_keys(problems: list[dict[str, Record]]) -> dict[str, set[str]]:
 
     They label the method's rows on every problem, so that the same configuration is called the same everywhere;
     settings that differ only between problems (tuned per target) are not named (but for the length of the fit, where
-    methods on one problem differ in it), nor is what was measured on the way
-    unless nothing else differs.
+    methods on one problem differ in it), nor is what was measured on the way unless nothing else differs.
     """
     keys: dict[str, set[str]] = defaultdict(set)
     for examples in problems:

@@ -13,7 +13,7 @@ from bench.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is this process's CUDA device (the first, unless it shares a fit) if there is one, else the CPU.
+    """``auto`` is ``cuda`` or else the CPU; ``cuda`` is the process's own (the first, unless it shares a fit).
 
     A CUDA device becomes this process's: CUDA graphs are captured on the current one.  Its convolutions compute in
     float32, not in the TF32 that torch allows them by default.
@@ -22,15 +22,17 @@ def resolve_device(name: str) -> torch.device:
         UserError: a CUDA device is asked for that this machine does not have.
     """
     if name == "auto":
-        name = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type != "cuda":
         return device
-    found, index = torch.cuda.device_count(), device.index or 0
-    if index >= found:
+    found = torch.cuda.device_count()
+    if (device.index or 0) >= found:
         raise UserError(
             f"device={name} is not available: this machine has {found} CUDA devices", "use device=auto or device=cpu"
         )
+    # without a number the one this process has: each of several that share a fit has its own
+    index = torch.cuda.current_device() if device.index is None else device.index
     torch.cuda.set_device(index)
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", index)

@@ -408,3 +408,23 @@ def test_digits_split_is_stratified_and_disjoint():
     shares = [torch.bincount(split[part][1]).double() / len(split[part][1]) for part in ("train", "test")]
     assert float((shares[0] - shares[1]).abs().max()) < 2e-3
     assert int(split["train"][0].max()) == 16
+
+
+def test_many_pixels_are_evaluated_in_slices(monkeypatch):
+    sizes = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x, t):
+            sizes.append(len(x))
+            return x * t.unsqueeze(-1)
+
+    teacher = FrozenTeacher(Net(), make_schedule("linear"), 4)
+    x = torch.randn(10, 4)
+    t = torch.arange(10.0)
+    whole = teacher(x, t)
+    monkeypatch.setattr("targets.diffusion.eps.MOST_VALUES", 12)
+    assert torch.equal(teacher(x, t), whole)  # where gradients are wanted it stays whole
+    with torch.no_grad():
+        assert torch.equal(teacher(x, t), whole)
+        assert torch.equal(teacher(x, 3), 3 * x)
+    assert sizes == [10, 10, *[3, 3, 3, 1] * 2]

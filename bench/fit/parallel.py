@@ -78,11 +78,13 @@ def processes_of(config: Config) -> Processes:
     """The processes that fit this configuration; joins them if that has not happened.
 
     Raises:
-        UserError: ``train.processes`` is not the number of processes that were started.
+        UserError: ``train.processes`` is not the number of processes that were started, or all are to take one GPU.
     """
     wanted = config.train.get("processes", 1)
     if wanted == 1:
         return ALONE
+    if ":" in config.device:
+        raise UserError(f"device={config.device} with train.processes={wanted}", "device=cuda gives each its own")
     from bench.launch.distributed import join
 
     here = join()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -114,7 +115,8 @@ def _end_step(rank: int, problem: str) -> NoReturn:
     if rank > 0:
         time.sleep(TIME_TO_RECORD)
     step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
-    subprocess.run(["scancel", step], capture_output=True, timeout=60)
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["scancel", step], capture_output=True, timeout=60)
     raise JobFailed(f"processes that train together end together; submit again for what is left ({problem})")
 
 

@@ -2,7 +2,7 @@
 
 The reference set R is the whole stored reference where one is needed, else 2n exact draws.  Values compare n draws
 of q with R; floors compare the two disjoint halves of R (n per side for exact draws, half the stored rows per side
-otherwise), so the floor is larger than the noise of the value: by some 15 % (exact draws) or 40 to 50 %.
+otherwise), so the floor is larger than the noise of the value: as sqrt(4 / |R|) to sqrt(1 / n + 1 / |R|).
 """
 
 from __future__ import annotations

@@ -112,9 +112,8 @@ class ScoreError(Metric):
             method, x, z, q.noise("score chains"), burn_in=self.burn_in, samples=self.samples, leapfrog=self.leapfrog
         )
         own = method.mixture_score(x, z, q.noise("score estimate"))
-        estimate = (
-            prior_draws_score(method, self.inner)(x, z, q.noise("score estimate")) if own is None else own
-        ).detach()
+        prior = prior_draws_score(method, self.inner)
+        estimate = (prior(x, z, q.noise("score estimate")) if own is None else own).detach()
         truth = ((halves[0] + halves[1]) / 2).detach()
         error = (estimate - truth).square().sum(1).mean()
         floor = ((halves[0] - halves[1]) / 2).square().sum(1).mean()

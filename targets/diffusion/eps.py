@@ -106,8 +106,8 @@ class AnalyticTeacher(EpsTeacher):
 
 
 MOST_VALUES = 1 << 19
-"""Pixels that a network is given at once where no gradient is taken: a U-Net's activations are many times that, so that
-a thousand images of 64 x 64 would take over 20 GiB."""
+"""Pixels that a network is given at once where no gradient is taken: a U-Net's activations are many times that, and
+image metrics draw a thousand images at a time."""
 
 
 class FrozenTeacher(EpsTeacher):

@@ -257,7 +257,7 @@ def test_second_order_layers_start_as_dpm_solver_pp(eta):
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("history", ["student", "teacher"])
+@pytest.mark.parametrize("history", ["student", "teacher", "none"])
 def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
     times = (0, 14, 50, 130, 300, 800)
     method = HSIVIDiffusion(
@@ -271,6 +271,7 @@ def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
     for i, k in enumerate(range(5, 0, -1)):
         teacher = method.teacher.eps(x, times[k])
         eps = teacher + net.one(x, i) if i < 2 else teacher
+        before = None if history == "none" and i == 2 else before
         correction, x0 = steps.extrapolation(k, x, teacher if history == "teacher" else eps, before)
         x, before = steps.mean(k, x, eps + correction), x0
         x = x + steps.sd[k] * again.normal(50, 2) if k > 1 else x
@@ -282,6 +283,8 @@ def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
     [
         ({"history": "teacher"}, "layer=dpmpp"),
         ({"history": "teacher", "layer": "dpmpp", "network": "teacher"}, "trainable|residual"),
+        ({"history": "none", "frozen": 1}, "layer=dpmpp"),
+        ({"history": "none", "layer": "dpmpp"}, "frozen > 0"),
         ({"eta": (0.2, 0.2)}, "eta"),
         ({"eta": (1.5,)}, "eta"),
         ({"eta": (0.0,)}, "eta=0"),

@@ -51,7 +51,7 @@ def second_order(history: str) -> HSIVIDiffusion:
     return moved(HSIVIDiffusion, history=history, gamma="scalar", gamma_per_layer=True, **layers)
 
 
-@pytest.mark.parametrize("history", ["student", "teacher"])
+@pytest.mark.parametrize("history", ["student", "teacher", "none"])
 def test_trained_transitions_are_those_of_a_draw(history):
     """On the same noise the points that are trained are the states through which a draw runs."""
     method = second_order(history)
@@ -67,7 +67,7 @@ def test_trained_transitions_are_those_of_a_draw(history):
     torch.testing.assert_close(points, torch.stack(states[1:4]))
 
 
-@pytest.mark.parametrize("history", ["student", "teacher"])
+@pytest.mark.parametrize("history", ["student", "teacher", "none"])
 def test_no_gradient_reaches_the_layer_above(history):
     """Neither through the state nor through the history: a transition moves its own network and factor alone."""
     method = second_order(history)

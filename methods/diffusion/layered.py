@@ -33,8 +33,10 @@ class LayeredSampler(Method):
         eta: of DDIM, one value or one per layer, the lowest first.
         layer: mean of a layer: ``ddim``, or ``dpmpp``, of second order: the state of the chain is then x_k and the x_0
             predicted in the layer above, and q(x_{k-1}) is semi-implicit in both.
-        history: whose x_0 layers of second order extrapolate: the ``student``'s, or the ``teacher``'s at the same
-            states, which is what the solver of frozen layers expects (residual networks only: they evaluate both).
+        history: whose x_0 layers of second order extrapolate: the ``student``'s; the ``teacher``'s at the same states,
+            as the solver of frozen layers expects (residual networks only: they evaluate both); or the student's with
+            ``none`` at the uppermost frozen layer, whose step is then of first order: states of the right marginal need
+            not lie on one trajectory with those above.
         gamma: factor on the standard deviations: ``fixed`` at 1, ``scalar`` or per ``coordinate``, both learned.
         gamma_per_layer: learned factors differ between layers.
         network: residuals, one ``per_layer`` or one ``shared`` network conditioned on the noise level; or copies of
@@ -63,7 +65,7 @@ class LayeredSampler(Method):
         times: tuple[int, ...] = (),
         eta: tuple[float, ...] = (0.2,),
         layer: Literal["ddim", "dpmpp"] = "ddim",
-        history: Literal["student", "teacher"] = "student",
+        history: Literal["student", "teacher", "none"] = "student",
         gamma: Literal["fixed", "scalar", "coordinate"] = "fixed",
         gamma_per_layer: bool = False,
         network: LayerNetwork = "per_layer",
@@ -89,6 +91,11 @@ class LayeredSampler(Method):
             raise UserError(
                 f"history=teacher with network={network} and layer={layer}",
                 "it needs residual networks (per_layer or shared) and layer=dpmpp",
+            )
+        if history == "none" and not (frozen and self.second_order):
+            raise UserError(
+                f"history=none with layer={layer} and frozen={frozen}",
+                "it is about the uppermost frozen layer of second order: layer=dpmpp and frozen > 0",
             )
 
     def networks(self) -> Sequence[nn.Module]:
@@ -143,6 +150,8 @@ class LayeredSampler(Method):
         """From N(0, I) down all N layers; the last step adds no noise."""
         x, before = noise.normal(n, self.target.dim), None
         for i, k in enumerate(range(self.nfe, 0, -1)):
+            if self.history == "none" and i == len(self.learned):
+                before = None
             x, before = self.layer(i, k, x, before)
             if k > 1:
                 gamma = self.gamma(i) if i < len(self.learned) else 1.0

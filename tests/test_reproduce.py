@@ -221,9 +221,26 @@ def test_later_overrides_win(table) -> None:
     assert cells["Slow", "left"].doubt == "who knows" and cells["Slow", "right"].published is None
 
 
+def test_a_row_may_have_some_of_the_columns_only(tmp_path, stub_registry) -> None:
+    registry.register("metric", "stub", source="test")(Stub)
+    slow = "overrides: [method=stub_plain, method.lr=2], published: {left: ksivi-001, time: ksivi-052}"
+    (tmp_path / "one.yaml").write_text(
+        TABLE.replace(slow, "columns: [time, left], overrides: [method=stub_plain], published: [ksivi-052, ksivi-001]")
+    )
+    table = load_table("one", tmp_path)
+    cells = {(c.row, c.column): c for c in table.cells}
+    assert [column for row, column in cells if row == "Slow"] == ["time", "left"]
+    assert cells["Slow", "left"].published == "ksivi-001" and cells["Slow", "time"].published == "ksivi-052"
+    result = reproduce(table, results=tmp_path / "none", only_records=True)
+    line = next(line for line in render.latex(result).splitlines() if line.startswith("Slow"))
+    assert line.split("&")[2].strip() == ""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("Never: {", "Never: {columns: [middle], ", "unknown columns"),
+        ("Slow: {", "Slow: {columns: [right], published: null, ", "no cell"),
         ("title:", "tittle:", "unknown keys"),
         ("ksivi-001", "ksivi-999", "ksivi-999"),
         ("[ksivi-002, null, null]", "[ksivi-002]", "1 published ids for 3 columns"),

@@ -109,7 +109,7 @@ def latex(result: Result) -> str:
     lines = [r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule"]
     lines += [" & ".join(["", *map(latex_escape, columns)]) + r" \\", r"\midrule"]
     for row in rows:
-        parts = [_latex_cell(found[row, column]) for column in columns]
+        parts = [_latex_cell(found[row, column]) if (row, column) in found else "" for column in columns]
         lines.append(" & ".join([latex_escape(row), *parts]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

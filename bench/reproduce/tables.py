@@ -18,7 +18,7 @@ RELATIVE_TIME = "seconds_per_iteration"
 
 _TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
-_ROW = {"overrides", "published", "absent", "doubt", "note"}
+_ROW = {"columns", "overrides", "published", "absent", "doubt", "note"}
 _CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note"}
 
 
@@ -98,14 +98,18 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
     exceptions: dict[tuple[str, str], dict[str, Any]] = {}
     for item in text.get("cells") or ():
         _known("a cell", item, _CELL)
-        if item["row"] not in rows or item["column"] not in columns:
+        if item["row"] not in rows or item["column"] not in (rows[item["row"]].get("columns") or columns):
             raise ValueError(f"there is no cell {item['row']} x {item['column']}")
         exceptions[item["row"], item["column"]] = item
     cells = []
     for row, about_row in rows.items():
         _known(f"row {row}", about_row, _ROW)
-        printed = _printed(row, about_row.get("published"), list(columns))
-        for column, about_column in columns.items():
+        own = about_row.get("columns") or list(columns)
+        if unknown := set(own) - set(columns):
+            raise ValueError(f"row {row} names the unknown columns {sorted(unknown)}")
+        printed = _printed(row, about_row.get("published"), own)
+        for column in own:
+            about_column = columns[column]
             _known(f"column {column}", about_column, _COLUMN)
             parts = [text, about_column, about_row, exceptions.get((row, column), {})]
             identifier = parts[3].get("published", printed.get(column))

@@ -23,7 +23,9 @@ RANK_RULE = (
     "of the difference of their means exclude 0: over paired differences where at least half of the seeds are common "
     "(evaluation noise is shared by seed), else over independent seeds. Where a floor is an error of the value, they "
     "must also differ by more than half of the larger floor. A row with one seed has no rank, as nothing is known of "
-    "its noise, nor has one that lost more than half of its seeds, which stands below, nor one that stands alone."
+    "its noise, nor has one that lost more than half of its seeds, which stands below, nor one that stands alone. "
+    "Every row is compared with the one that opened its group only, at the 5 % level and without correction for the "
+    "number of rows."
 )
 
 

@@ -23,7 +23,7 @@ from targets.base import Target
 class KSIVI(SemiImplicitMethod):
     """Kernel semi-implicit VI: minimises the kernel Stein discrepancy of q from p.
 
-    The defaults are the settings of the paper's 2-D experiments.
+    The defaults are the settings of the code's x_shaped; conf/tuned has those of the other targets.
 
     Args:
         target: needs a score.

@@ -280,7 +280,7 @@ def test_a_table_is_run_once_and_then_read(table, here, tmp_path) -> None:
     assert cells["Later", "left"].verdict is Verdict.NOT_RUN
     again = reproduce(table, results=tmp_path / "results", only_records=True, task=fit_never)
     assert [c.values for c in again.cells] == [c.values for c in result.cells]
-    assert render.summary_line([again]).startswith("1 of 1 comparable cells")
+    assert render.summary_line([again]).startswith("of 1 comparable cells with a full-budget run 1 agree")
 
 
 def test_a_reduced_budget_is_another_run_without_a_verdict(table, here, tmp_path) -> None:
@@ -398,10 +398,10 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     )
     results = ["--results", str(tmp_path / "results")]
     assert main(["reproduce", *results]) == 0
-    assert "0 of 0 comparable cells" in capsys.readouterr().out
+    assert "of 0 comparable cells" in capsys.readouterr().out
     page = tmp_path / "page.md"
     assert main(["reproduce", "one", *results, "--jobs", "1", "--markdown", str(page), "threads=1"]) == 0
-    assert "1 of 1 comparable cells" in capsys.readouterr().out and "agrees" in page.read_text()
+    assert "of 1 comparable cells with a full-budget run 1 agree" in capsys.readouterr().out and "agrees" in page.read_text()
     assert main(["reproduce", "all", *results, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
     assert main(["reproduce", "all", *results, "threads=1"]) == 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from bench import stats
@@ -120,8 +121,9 @@ def _compared(
     )
     p = difference(judged, ours) if judged and verdict is Verdict.AGREES else None
     differs = p is not None and p < DIFFERENT
-    if differs:
-        remarks.append(f"by their spreads; the means differ (Welch, p = {p:.1g})")
+    if judged and differs:
+        spread = "our" if len(ours) > 1 and stdev(ours) > (judged.sd or 0) else "the printed"
+        remarks.append(f"by {spread} spread; the means differ (Welch, p = {p:.1g})")
     elif judged and p is None and verdict is Verdict.AGREES and len(ours) > 1:
         low, high = stats.interval(ours)
         if not low - judged.rounding <= judged.value <= high + judged.rounding:
@@ -203,13 +205,14 @@ def progress(table: PaperTable, cells: Sequence[Compared]) -> dict[str, int]:
     """Counts for the summary: cells, those with values, and of those the suite runs and can compare the judged ones."""
     able = [c for c in cells if not c.spec.absent and not c.spec.doubt]
     comparable = [c for c in able if c.published is not None and c.published.comparable]
-    judged = [c for c in comparable if c.verdict in JUDGED]
-    good = [c for c in judged if c.verdict is not Verdict.WORSE]
+    verdicts = Counter(c.verdict for c in comparable)
     return {
         "cells": len(table.cells),
         "measured": sum(bool(c.values) for c in cells),
         "comparable": len(comparable),
-        "judged": len(judged),
-        "agree_or_better": len(good),
-        "agree_but_differ": sum(c.differs for c in good),
+        "judged": sum(verdicts[verdict] for verdict in JUDGED),
+        "agree": verdicts[Verdict.AGREES],
+        "agree_but_differ": sum(c.differs for c in comparable if c.verdict is Verdict.AGREES),
+        "better": verdicts[Verdict.BETTER],
+        "worse": verdicts[Verdict.WORSE],
     }

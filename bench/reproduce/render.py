@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,16 +61,15 @@ def published(cell: Compared) -> str:
 
 
 def summary_line(results: Iterable[Result]) -> str:
-    """How many comparable cells have a full-budget run, and how many of those agree or are better."""
-    counts = [progress(result.table, result.cells) for result in results]
-    comparable, judged, good, differ, cells = (
-        sum(count[key] for count in counts)
-        for key in ("comparable", "judged", "agree_or_better", "agree_but_differ", "cells")
-    )
+    """The verdicts of comparable cells with a full-budget run, counted one by one, and how many cells have none."""
+    total: Counter[str] = Counter()
+    for result in results:
+        total.update(progress(result.table, result.cells))
     return (
-        f"{good} of {judged} comparable cells with a full-budget run agree or are better "
-        f"({differ} agree by their spreads, though the means differ); "
-        f"{comparable - judged} of {comparable} comparable cells that it can run have none; {cells} cells in all"
+        f"of {total['judged']} comparable cells with a full-budget run {total['agree']} agree "
+        f"({total['agree_but_differ']} by a spread only: the means differ), {total['better']} are better, "
+        f"{total['worse']} worse; {total['comparable'] - total['judged']} of {total['comparable']} comparable cells "
+        f"that the suite can run have none; {total['cells']} cells in all"
     )
 
 
@@ -86,11 +86,11 @@ def heading(result: Result) -> str:
 
 def listing(results: Sequence[Result]) -> str:
     """One line per table: how complete it is."""
-    head = ["table", "cells", "measured", "comparable", "with verdict", "agree or better", "title"]
+    head = ["table", "cells", "measured", "comparable", "agree", "better", "worse", "title"]
     lines = [head]
     for result in results:
         count = progress(result.table, result.cells)
-        numbers = [count[key] for key in ("cells", "measured", "comparable", "judged", "agree_or_better")]
+        numbers = [count[key] for key in ("cells", "measured", "comparable", "agree", "better", "worse")]
         lines.append([result.table.name, *map(str, numbers), result.table.title])
     return align(lines) + summary_line(results) + "\n"
 

@@ -401,7 +401,10 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert "of 0 comparable cells" in capsys.readouterr().out
     page = tmp_path / "page.md"
     assert main(["reproduce", "one", *results, "--jobs", "1", "--markdown", str(page), "threads=1"]) == 0
-    assert "of 1 comparable cells with a full-budget run 1 agree" in capsys.readouterr().out and "agrees" in page.read_text()
+    assert (
+        "of 1 comparable cells with a full-budget run 1 agree" in capsys.readouterr().out
+        and "agrees" in page.read_text()
+    )
     assert main(["reproduce", "all", *results, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["table"] == "one"
     assert main(["reproduce", "all", *results, "threads=1"]) == 2

@@ -93,8 +93,10 @@ class Tables:
         """What a reader of the tables should know: name and text."""
         few_step = ("few-step samplers", f"{self.few_step} runs, see `sivibench report diffusion`")
         early = sum("curve_seconds" not in (record.get("cost") or {}) for record in self.records)
-        times = ("time/seed", f"training alone; with the evaluation of curve points in {early} earlier records")
-        return [few_step] * (self.few_step > 0) + [times] * (early > 0)
+        times = "on whatever machine a run was made and whatever else ran there: compare with `sivibench speed`"
+        if early:
+            times += f"; training alone, but with the evaluation of curve points in {early} earlier records"
+        return [few_step] * (self.few_step > 0) + [("time/seed", times)]
 
 
 def build(records: Sequence[Record]) -> Tables:

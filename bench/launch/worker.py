@@ -114,10 +114,12 @@ def _end_step(rank: int, problem: str) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if rank > 0:
         time.sleep(TIME_TO_RECORD)
+    message = f"processes that train together end together; submit again for what is left ({problem})"
+    log.error(message)  # now: SLURM kills this one, too, when its time to end is over
     step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(["scancel", step], capture_output=True, timeout=60)
-    raise JobFailed(f"processes that train together end together; submit again for what is left ({problem})")
+    raise JobFailed(message)
 
 
 def _left(group: Group) -> list[int]:

@@ -122,7 +122,7 @@ def _compared(
     p = difference(judged, ours) if judged and verdict is Verdict.AGREES else None
     differs = p is not None and p < DIFFERENT
     if judged and differs:
-        spread = "our" if len(ours) > 1 and stdev(ours) > (judged.sd or 0) else "the printed"
+        spread = "our" if stdev(ours) > (judged.sd or 0) else "the printed"
         remarks.append(f"by {spread} spread; the means differ (Welch, p = {p:.1g})")
     elif judged and p is None and verdict is Verdict.AGREES and len(ours) > 1:
         low, high = stats.interval(ours)

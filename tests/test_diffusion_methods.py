@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.errors import UserError
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
 from methods.cosim import CoSIM
 from methods.diff_instruct import DiffInstruct
 from methods.diffusion.games import game, regression
+from methods.diffusion.layered import LayeredSampler
 from methods.diffusion.layers import antithetic
 from methods.diffusion.steps import Steps
 from methods.emd import EMD
@@ -278,10 +280,27 @@ def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
     torch.testing.assert_close(found, x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("above", [1, 2])
+def test_frozen_layers_with_the_corrector_are_unipc(above):
+    """From the state that the upper layers (of one step or two, without noise here) have made."""
+    pytest.importorskip("diffusers")
+    times = (0, 14, 50, 130, 300, 800)
+    grid = {"nfe": 5, "grid": "explicit", "times": times}
+    layers = LayeredSampler(Gaussian(), layer="dpmpp", eta=(0.0,), frozen=5 - above, corrector=True, **grid)
+    solver = registry.get("method", "solver_unipc").obj(Gaussian(), **grid)
+    solver.options = lambda: {**type(solver).options(solver), "disable_corrector": list(range(above))}
+    torch.testing.assert_close(layers.sample(50, noise("U")), solver.sample(50, noise("U")), rtol=1e-4, atol=1e-4)
+    without = LayeredSampler(Gaussian(), layer="dpmpp", eta=(0.0,), frozen=5 - above, **grid)
+    assert (layers.sample(50, noise("U")) - without.sample(50, noise("U"))).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [
         ({"history": "teacher"}, "layer=dpmpp"),
+        ({"corrector": True, "frozen": 2}, "layer=dpmpp"),
+        ({"corrector": True, "frozen": 1, "layer": "dpmpp", "eta": (0.0, 1.0, 1.0, 1.0, 1.0)}, "frozen > 1"),
+        ({"corrector": True, "frozen": 2, "layer": "dpmpp"}, "eta=0 there"),
         ({"history": "teacher", "layer": "dpmpp", "network": "teacher"}, "trainable|residual"),
         ({"history": "none", "frozen": 1}, "layer=dpmpp"),
         ({"history": "none", "layer": "dpmpp"}, "frozen > 0"),

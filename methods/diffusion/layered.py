@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from methods.base import Method, Noise, require_not_negative, require_positive
 from methods.diffusion.layers import LayerNetwork, Layers, LogGamma, layer_networks
-from methods.diffusion.steps import Steps
+from methods.diffusion.steps import Start, Steps
 from targets.base import Target
 from targets.diffusion.eps import teacher_of
 from targets.diffusion.grids import GridName, time_grid
@@ -43,6 +43,8 @@ class LayeredSampler(Method):
             the teacher's network, one ``teacher`` copy for all layers or a ``teacher_per_layer``.
         hidden: widths of residual networks.
         frozen: so many lowest layers stay the teacher's.
+        corrector: redo each state between frozen layers, which add no noise, with the prediction made there (UniC): they
+            are then the steps of UniPC.
 
     Attributes:
         learned: the k of the trained layers, from the top.
@@ -71,6 +73,7 @@ class LayeredSampler(Method):
         network: LayerNetwork = "per_layer",
         hidden: tuple[int, ...] = (64, 64, 64),
         frozen: int = 0,
+        corrector: bool = False,
     ) -> None:
         super().__init__(target)
         require_positive(nfe=nfe, hidden=hidden)
@@ -81,6 +84,7 @@ class LayeredSampler(Method):
         found = time_grid(grid, nfe, self.teacher.schedule, power=power, times=times)
         self.steps = Steps(found, self.teacher.schedule, tuple(eta))
         self.nfe, self.network, self.second_order, self.history = nfe, network, layer == "dpmpp", history
+        self.corrector = corrector
         self.learned = list(range(nfe, frozen, -1))
         starts = [float(self.steps.times[k]) for k in self.learned]
         self.student = nn.ModuleDict({"net": layer_networks(network, self.teacher, starts, target.dim, tuple(hidden))})
@@ -97,6 +101,11 @@ class LayeredSampler(Method):
                 f"history=none with layer={layer} and frozen={frozen}",
                 "it is about the uppermost frozen layer of second order: layer=dpmpp and frozen > 0",
             )
+        if corrector and not (frozen > 1 and self.second_order and not any(self.steps.sd[2 : frozen + 1])):
+            raise UserError(
+                f"corrector=true with layer={layer}, frozen={frozen} and eta={tuple(eta)}",
+                "it is about states between frozen layers: layer=dpmpp, frozen > 1 and eta=0 there",
+            )
 
     def networks(self) -> Sequence[nn.Module]:
         """A residual student evaluates the teacher each time; a copy of it is evaluated in its place."""
@@ -107,11 +116,24 @@ class LayeredSampler(Method):
         """Whether student and critic are copies of the teacher instead of residuals on it."""
         return getattr(self.student["net"], "absolute", False)
 
-    def layer(self, i: int, k: int, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean of x_{k-1} in the i-th layer from the top, and the x_0 predicted on the way; [n, d] each."""
+    def layer(
+        self, i: int, k: int, x: Tensor, before: Tensor | None, above: Start | None = None
+    ) -> tuple[Tensor, Start]:
+        """Mean of x_{k-1} in the i-th layer from the top, [n, d], and where its step began.
+
+        Args:
+            i, k: the layer, from the top and from below.
+            x: x_k.
+            before: the x_0 predicted in the layer above.
+            above: where the step to x_k began, to correct x_k by.
+        """
         eps, recalled = self.predicted(i, k, x)
+        if above is not None:
+            x, eps = self.steps.corrected(k, x, eps, above)
+            recalled = eps
         correction, x0 = self.steps.extrapolation(k, x, recalled, before)
-        return self.steps.mean(k, x, eps + correction if self.second_order else eps), x0
+        mean = self.steps.mean(k, x, eps + correction if self.second_order else eps)
+        return mean, Start(x, x0, before)
 
     def predicted(self, i: int, k: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """eps at (x, tau_k) in the i-th layer from the top, and the one whose x_0 is recalled below; [n, d] each."""
@@ -139,7 +161,8 @@ class LayeredSampler(Method):
         for i, k in enumerate(self.learned):
             x, before = x.detach(), None if before is None else before.detach()
             z = noise.normal(n, self.target.dim)
-            mean, before = self.layer(i, k, x, before)
+            mean, start = self.layer(i, k, x, before)
+            before = start.x0
             gamma = self.gamma(i)
             x = mean + gamma * self.steps.sd[k] * z
             points.append(x)
@@ -148,12 +171,13 @@ class LayeredSampler(Method):
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """From N(0, I) down all N layers; the last step adds no noise."""
-        x, before = noise.normal(n, self.target.dim), None
+        x, before, above = noise.normal(n, self.target.dim), None, None
         for i, k in enumerate(range(self.nfe, 0, -1)):
+            trained = i < len(self.learned)
             if self.history == "none" and i == len(self.learned):
                 before = None
-            x, before = self.layer(i, k, x, before)
+            x, start = self.layer(i, k, x, before, above)
+            before, above = start.x0, start if self.corrector and not trained else None
             if k > 1:
-                gamma = self.gamma(i) if i < len(self.learned) else 1.0
-                x = x + gamma * self.steps.sd[k] * noise.normal(n, self.target.dim)
+                x = x + (self.gamma(i) if trained else 1.0) * self.steps.sd[k] * noise.normal(n, self.target.dim)
         return x

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.errors import UserError
 from targets.diffusion.schedule import Schedule
+
+
+class Start(NamedTuple):
+    """Where a step began: x, the x0 predicted there, and the x0 of the step above, if the step used it; [..., d]."""
+
+    x: Tensor
+    x0: Tensor
+    before: Tensor | None
 
 
 class Steps:
@@ -68,3 +77,28 @@ class Steps:
         lam = self.half_log_snr
         ratio = (lam[k - 1] - lam[k]) / (2 * (lam[k] - lam[k + 1]))
         return -ratio * self.alpha[k] / self.sigma[k] * (x0 - before), x0
+
+    def corrected(self, k: int, x: Tensor, eps: Tensor, above: Start) -> tuple[Tensor, Tensor]:
+        """x_k redone now that eps is known there, and the noise that leaves its x0 as it is; [..., d] each.
+
+        With u from 0 at tau_{k+1} to 1 at tau_k in lambda and h = lambda_k - lambda_{k+1}, a step without noise is
+
+            x_k = (sigma_k / sigma_{k+1}) x_{k+1} + alpha_k h int_0^1 e^{-h (1 - u)} x0(u) du,
+
+        here exactly for the quadratic x0(u) through the values ``before``, above and at x_k: the corrector UniC-2 of
+        UniPC (Zhao et al., NeurIPS 2023, arXiv:2302.04867), whose predictor is DPM-Solver++(2M).  Without ``before``
+        it is UniC-1 with B(h) = e^h - 1.  The network is not evaluated again.
+        """
+        x0 = (x - self.sigma[k] * eps) / self.alpha[k]
+        lam, first = self.half_log_snr, x0 - above.x0
+        h = lam[k] - lam[k + 1]
+        i0 = -math.expm1(-h)
+        i1 = 1 - i0 / h
+        if above.before is None:
+            integral = i0 * (above.x0 + 0.5 * first)
+        else:
+            u = (lam[k + 2] - lam[k + 1]) / h
+            curvature = ((above.before - above.x0) / u - first) / (u - 1)
+            integral = i0 * above.x0 + i1 * (first - curvature) + (1 - 2 * i1 / h) * curvature
+        x = self.sigma[k] / self.sigma[k + 1] * above.x + self.alpha[k] * integral
+        return x, (x - self.alpha[k] * x0) / self.sigma[k]

@@ -43,8 +43,8 @@ class LayeredSampler(Method):
             the teacher's network, one ``teacher`` copy for all layers or a ``teacher_per_layer``.
         hidden: widths of residual networks.
         frozen: so many lowest layers stay the teacher's.
-        corrector: redo each state between frozen layers, which add no noise, with the prediction made there (UniC): they
-            are then the steps of UniPC.
+        corrector: redo each state between frozen layers (without noise) with the prediction made there (UniC): they are
+            then the steps of UniPC.
 
     Attributes:
         learned: the k of the trained layers, from the top.

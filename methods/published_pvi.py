@@ -17,7 +17,7 @@ def pvi_loss(method: PVI, player: Player, noise: Noise, clock: Clock) -> Tensor:
     for _ in range(2):
         eps = noise.normal(len(method.particles), method.samples, method.target.dim)
         Z = method.particles.clone().requires_grad_()
-        x = (method.k.mean(Z).unsqueeze(1) + method.k.scale(eps, 1)).flatten(0, 1)
+        x = method.k.draw(tuple(moment.unsqueeze(1) for moment in method.k.moments(Z)), eps).flatten(0, 1)
         y = x.detach().requires_grad_()
         (score_q,) = torch.autograd.grad(method.log_prob(y).sum(), y)
         differences.append(((score_q - method.target.score(y)).detach() * x).sum(-1).mean())

@@ -112,6 +112,10 @@ class NeuralRegression(DataPosterior):
         """Root mean square error of the mean prediction over draws; [n, d] -> scalar."""
         return (self.predict(x).mean(0) - self.test_outputs).square().mean().sqrt()
 
+    def test_rmse_of_draws(self, x: Tensor) -> Tensor:
+        """Root of the mean over draws of each draw's mean square error; [n, d] -> scalar, never below ``test_rmse``."""
+        return (self.predict(x) - self.test_outputs).square().mean().sqrt()
+
     def test_log_predictive(self, x: Tensor) -> Tensor:
         """Mean over test points of log mean over draws of N(y; f, 1 / test gamma); [n, d] -> scalar (nats)."""
         misfit = (self.predict(x) - self.test_outputs).square()

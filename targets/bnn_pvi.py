@@ -35,7 +35,7 @@ class PVIRegression(NeuralRegression):
 
     data_set: ClassVar[Literal["concrete", "protein", "yacht"]]
     units: ClassVar[int] = 10
-    metrics = ("bnn_rmse_std", "test_log_predictive")
+    metrics = ("bnn_rmse_std", "bnn_rmse_draws", "test_log_predictive")
     curve_metric = "bnn_rmse_std"
 
     def __init__(self, *, hidden: int = 0, batch: int = 0) -> None:

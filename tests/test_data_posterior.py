@@ -239,6 +239,13 @@ def test_rule_of_the_principled_precision_lowers_the_noise() -> None:
     assert 1.0 < select("yacht", rounds=1, steps=100) < PRINCIPLED["yacht"][1] + 1.0
 
 
+def test_the_error_of_draws_is_that_of_their_mean_and_their_variance() -> None:
+    target = small_net(original_scale=False)
+    x = torch.randn(7, target.dim, dtype=target.test_outputs.dtype)
+    variance = target.predict(x).var(0, unbiased=False).mean()
+    torch.testing.assert_close(target.test_rmse_of_draws(x).square(), target.test_rmse(x).square() + variance)
+
+
 @pytest.mark.parametrize("name", PVI_SIZES)
 def test_pvi_sizes(name: str) -> None:
     target = load(f"bnn_{name}_pvi")

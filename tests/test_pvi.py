@@ -27,11 +27,17 @@ def make(kernel: str = "skip", covariance: str = "diagonal", **options) -> PVI:
     torch.manual_seed(0)
     method = PVI(Gaussian(), particles=6, samples=5, hidden=(7,), kernel=kernel, covariance=covariance, **options)
     with torch.no_grad():
-        method.k.log_cov.add_(0.3 * torch.randn(method.k.log_cov.shape))
+        if covariance != "network":
+            method.k.log_cov.add_(0.3 * torch.randn(method.k.log_cov.shape))
     return method.double()
 
 
-VARIANTS = [("const", "diagonal"), ("push", "diagonal"), ("skip", "full"), ("lskip", "full")]
+def drawn(method: PVI, particles: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """x of every particle's draws eps [M, L, d], in one batch."""
+    return method.k.draw(tuple(m.unsqueeze(1) for m in method.k.moments(particles)), eps).flatten(0, 1)
+
+
+VARIANTS = [("const", "diagonal"), ("push", "diagonal"), ("skip", "full"), ("lskip", "full"), ("lskip", "network")]
 
 
 @pytest.mark.parametrize("kernel, covariance", VARIANTS)
@@ -47,7 +53,7 @@ class TestMixture:
         method = make(kernel, covariance)
         x = torch.randn(9, 2, generator=generator("x"), dtype=torch.float64).requires_grad_()
         (expected,) = torch.autograd.grad(method.log_prob(x).sum(), x)
-        score = method.exact_score(x, method.k.mean(method.particles))
+        score = method.k.score(x, method.k.moments(method.particles))
         torch.testing.assert_close(score, expected, rtol=1e-6, atol=1e-6)
 
     def test_theta_follows_the_gradient_of_the_free_energy(self, kernel, covariance):
@@ -55,7 +61,7 @@ class TestMixture:
         method = make(kernel, covariance)
         parameters = list(method.k.parameters())
         eps = noise("theta").normal(6, 5, 2)
-        x = (method.k.mean(method.particles).unsqueeze(1) + method.k.scale(eps, 1)).flatten(0, 1)
+        x = drawn(method, method.particles, eps)
         full = torch.autograd.grad(
             (method.log_prob(x) - method.target.log_prob(x)).mean(), parameters, retain_graph=True
         )
@@ -94,12 +100,13 @@ def test_a_mixture_that_diverged_stays_visible():
     assert found[0].isfinite().all() and found[1, 2].isnan().any() and found[2].isnan().any()
 
 
-def test_particles_follow_the_first_variation():
+@pytest.mark.parametrize("covariance", ["diagonal", "network"])
+def test_particles_follow_the_first_variation(covariance):
     """Langevin at temperature 0: the drift is d/dz of E_eps[(log q - log p)(mu(z) + S eps)] with q fixed."""
-    method = make("skip", lr_particles=0.1, temperature=0.0)
+    method = make("skip", covariance, lr_particles=0.1, temperature=0.0)
     eps = noise("particles").normal(6, 5, 2)
     Z = method.particles.clone().requires_grad_()
-    x = (method.k.mean(Z).unsqueeze(1) + method.k.scale(eps, 1)).flatten(0, 1)
+    x = drawn(method, Z, eps)
     (drift,) = torch.autograd.grad((method.log_prob(x) - method.target.log_prob(x)).view(6, 5).mean(1).sum(), Z)
     _, new = method.step(noise("particles"), clock())
     scale = drift.square().mean(0).sqrt()
@@ -134,6 +141,11 @@ def test_fits_a_gaussian_with_one_particle_and_full_covariance():
     torch.testing.assert_close(
         declared.covariance_matrix[0].detach(), torch.tensor([[1.0, 0.6], [0.6, 1.0]]), rtol=0, atol=0.1
     )
+
+
+def test_a_constant_mean_has_no_network_for_the_scale():
+    with pytest.raises(UserError, match="kernel=const"):
+        PVI(Gaussian(), kernel="const", covariance="network")
 
 
 def test_skip_needs_particles_of_the_dimension_of_x():

@@ -130,7 +130,12 @@ class NetworkKernel(ParticleKernel):
         return gradient.mean(1), (gradient * eps).mean(1)
 
     def _logits(self, x: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
-        """log N(x_i; mu_m, s_m^2) up to a constant, [n, M], by matrix products: no [n, M, d]."""
+        """log N(x_i; mu_m, s_m^2) up to a constant, [n, M], by matrix products: no [n, M, d].
+
+        Both arguments are shifted by the mean of the means first: far from 0 and at small s the terms would cancel.
+        """
+        centre = mean.mean(0)
+        x, mean = x - centre, mean - centre
         D = x.square() @ precision.T - 2 * x @ (mean * precision).T + (mean.square() * precision).sum(-1)
         return 0.5 * (precision.log().sum(-1) - D)
 
@@ -138,7 +143,8 @@ class NetworkKernel(ParticleKernel):
         """sum_m w_m(x) (mu_m - x) / s_m^2."""
         x, mean, precision = x.detach(), moments[0].detach(), moments[1].detach().pow(-2)
         w = torch.softmax(self._logits(x, mean, precision), dim=-1)
-        return w @ (mean * precision) - x * (w @ precision)
+        centre = mean.mean(0)  # as in the logits
+        return w @ ((mean - centre) * precision) - (x - centre) * (w @ precision)
 
     def log_prob(self, x: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
         mean, s = moments

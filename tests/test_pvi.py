@@ -143,6 +143,16 @@ def test_fits_a_gaussian_with_one_particle_and_full_covariance():
     )
 
 
+def test_scores_keep_their_precision_where_all_components_are_narrow_and_far_from_zero():
+    k = make("lskip", "network").k
+    mean = (20 + 0.001 * noise("narrow").normal(9, 2)).float()
+    s = (0.01 * (1 + noise("widths").uniform(9, 2))).float()
+    x = (20 + 0.01 * noise("x").normal(20, 2)).float()
+    exact = (mean.double(), s.double())
+    torch.testing.assert_close(k.score(x, (mean, s)).double(), k.score(x.double(), exact), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(k.log_prob(x, (mean, s)).double(), k.log_prob(x.double(), exact), rtol=0, atol=1e-3)
+
+
 def test_a_constant_mean_has_no_network_for_the_scale():
     with pytest.raises(UserError, match="kernel=const"):
         PVI(Gaussian(), kernel="const", covariance="network")

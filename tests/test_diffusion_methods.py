@@ -17,7 +17,7 @@ from methods.diff_instruct import DiffInstruct
 from methods.diffusion.games import game, regression
 from methods.diffusion.layered import LayeredSampler
 from methods.diffusion.layers import antithetic
-from methods.diffusion.steps import Steps
+from methods.diffusion.steps import Start, Steps
 from methods.emd import EMD
 from methods.hsivi_diffusion import HSIVIDiffusion
 from methods.sid import SiD
@@ -259,22 +259,27 @@ def test_second_order_layers_start_as_dpm_solver_pp(eta):
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("corrector", [False, True])
 @pytest.mark.parametrize("history", ["student", "teacher", "none"])
-def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history):
-    times = (0, 14, 50, 130, 300, 800)
-    method = HSIVIDiffusion(
-        Gaussian(), nfe=5, grid="explicit", times=times, eta=(0, 0, 0, 1, 1), frozen=3, layer="dpmpp", history=history
-    )
+def test_layers_below_a_trained_one_extrapolate_from_the_history_named(history, corrector):
+    """As the records have it: a student that has moved, noise above, the solver below."""
+    times, etas = (0, 14, 50, 130, 300, 800), (0, 0, 0, 1, 1)
+    options = {"frozen": 3, "layer": "dpmpp", "history": history, "corrector": corrector}
+    method = HSIVIDiffusion(Gaussian(), nfe=5, grid="explicit", times=times, eta=etas, **options)
     with torch.no_grad():
         for parameter in method.student.parameters():
             parameter.add_(0.1)  # away from the teacher
-    found, again, steps, before = method.sample(50, noise("H")), noise("H"), method.steps, None
+    found, again, steps, before, above = method.sample(50, noise("H")), noise("H"), method.steps, None, None
     x, net = again.normal(50, 2), method.student["net"]
     for i, k in enumerate(range(5, 0, -1)):
         teacher = method.teacher.eps(x, times[k])
         eps = teacher + net.one(x, i) if i < 2 else teacher
         before = None if history == "none" and i == 2 else before
+        if corrector and i > 2:
+            x, eps = steps.corrected(k, x, eps, above)
+            teacher = eps
         correction, x0 = steps.extrapolation(k, x, teacher if history == "teacher" else eps, before)
+        above = Start(x, x0, before)
         x, before = steps.mean(k, x, eps + correction), x0
         x = x + steps.sd[k] * again.normal(50, 2) if k > 1 else x
     torch.testing.assert_close(found, x, rtol=1e-5, atol=1e-5)
@@ -298,10 +303,9 @@ def test_frozen_layers_with_the_corrector_are_unipc(above):
     "arguments, named",
     [
         ({"history": "teacher"}, "layer=dpmpp"),
-        ({"corrector": True, "frozen": 2}, "layer=dpmpp"),
-        ({"corrector": True, "frozen": 1, "layer": "dpmpp", "eta": (0.0, 1.0, 1.0, 1.0, 1.0)}, "frozen > 1"),
-        ({"corrector": True, "frozen": 2, "layer": "dpmpp"}, "eta=0 there"),
-        ({"history": "teacher", "layer": "dpmpp", "network": "teacher"}, "trainable|residual"),
+        ({"corrector": True, "frozen": 2, "eta": (0.0, 0.0, 1.0, 1.0, 1.0)}, "layer=ddim and frozen=2"),
+        ({"corrector": True, "frozen": 1, "layer": "dpmpp", "eta": (0.0, 1.0, 1.0, 1.0, 1.0)}, "frozen=1"),
+        ({"corrector": True, "frozen": 2, "layer": "dpmpp", "eta": (0.0, 0.2, 1.0, 1.0, 1.0)}, "without noise"),
         ({"history": "none", "frozen": 1}, "layer=dpmpp"),
         ({"history": "none", "layer": "dpmpp"}, "frozen > 0"),
         ({"eta": (0.2, 0.2)}, "eta"),

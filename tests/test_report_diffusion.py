@@ -130,6 +130,17 @@ def test_one_seed_is_not_ranked_but_sorted_by_its_value():
     assert "0.1000 (1 seed)" in render_terminal(records, ("js_made_up",))
 
 
+def test_records_of_two_fits_of_one_teacher_say_so():
+    records = runs("student", GOOD)
+    for made, weights in zip(records, ("aaaaaaaa", "aaaaaaaa", "bbbbbbbb", "bbbbbbbb"), strict=True):
+        made["config"]["target"]["teacher"] = "t-s0"
+        made["env"] = made["env"] | {"operations": {"teacher": f"t-s0 sha256 {weights}"}}
+    (column,) = compare(records, ("js_made_up",)).sheets[0].columns
+    assert column.teacher == "t-s0 (fits aaaaaa, bbbbbb)"
+    (column,) = compare(records[:2], ("js_made_up",)).sheets[0].columns
+    assert column.teacher == "t-s0"
+
+
 def test_a_teacher_is_trained_on_data(monkeypatch):
     monkeypatch.setattr(bench.registry._ENTRIES["method"]["pupil"].obj, "needs", frozenset({"truth"}))
     assert {kind for _, _, kind in lines(runs("pupil", GOOD))} == {"trained on data"}

@@ -262,6 +262,8 @@ def test_one_layer_methods_start_as_copies_too(method):
 def test_an_exact_teacher_cannot_be_copied():
     with pytest.raises(UserError, match="no network"):
         HSIVIDiffusion(Gaussian(), network="teacher")
+    with pytest.raises(UserError, match="residual networks"):
+        HSIVIDiffusion(Learned(), network="teacher", layer="dpmpp", history="teacher")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

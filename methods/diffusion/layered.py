@@ -101,10 +101,15 @@ class LayeredSampler(Method):
                 f"history=none with layer={layer} and frozen={frozen}",
                 "it is about the uppermost frozen layer of second order: layer=dpmpp and frozen > 0",
             )
-        if corrector and not (frozen > 1 and self.second_order and not any(self.steps.sd[2 : frozen + 1])):
+        if corrector and not (frozen > 1 and self.second_order):
             raise UserError(
-                f"corrector=true with layer={layer}, frozen={frozen} and eta={tuple(eta)}",
-                "it is about states between frozen layers: layer=dpmpp, frozen > 1 and eta=0 there",
+                f"corrector=true with layer={layer} and frozen={frozen}",
+                "it is about states between frozen layers of second order: layer=dpmpp and frozen > 1",
+            )
+        if corrector and any(self.steps.sd[2 : frozen + 1]):
+            raise UserError(
+                f"corrector=true with eta={tuple(eta)} and frozen={frozen}",
+                "it corrects steps without noise: eta=0 from the second layer to the uppermost frozen one",
             )
 
     def networks(self) -> Sequence[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from bench.report import catalog
@@ -24,7 +25,15 @@ def grid_of(record: Record) -> tuple[Any, ...] | None:
     return name, tuple(value) if isinstance(value, list) else value, config.get("schedule")
 
 
-def teacher_name(problem: Problem) -> str:
-    """Which teacher a problem has: the one its configuration names, or the exact scores of a known density."""
+def teacher_name(problem: Problem, records: Iterable[Record]) -> str:
+    """Which teacher a problem has: the one its configuration names, or the exact scores of a known density.
+
+    Fitted again on another machine, a teacher may have other weights; where records are of several, all are named.
+    """
     named = problem.config.get("teacher") or catalog.default_teacher(problem.name)
-    return str(named) if named else "exact" if catalog.has_exact_teacher(problem.name) else "unnamed"
+    if not named:
+        return "exact" if catalog.has_exact_teacher(problem.name) else "unnamed"
+    operations = ((record.get("env") or {}).get("operations") or {} for record in records)
+    labels = (str(found.get("teacher", "")).rpartition(" sha256 ") for found in operations)
+    fits = sorted({weights[:6] for _, found, weights in labels if found})
+    return f"{named} (fits {', '.join(fits)})" if len(fits) > 1 else str(named)

@@ -124,13 +124,16 @@ def _sheet(metric: str, groups: Sequence[Group], lines: dict[int, list[Line]]) -
 
 
 def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Column]:
-    floors: dict[str, list[float]] = defaultdict(list)
+    by_protocol: dict[str, list[Record]] = defaultdict(list)
     for record in (r for g in groups if g.problem == problem for r in g.done):
         if metric in record["metrics"]:
-            value = record["metrics"][metric]
-            floors[value["protocol"]] += [] if value.get("floor") is None else [value["floor"]]
-    teacher = teacher_name(problem)
-    return [Column(problem, key, teacher, _mean(floors[key])) for key in sorted(floors)]
+            by_protocol[record["metrics"][metric]["protocol"]].append(record)
+    columns = []
+    for protocol, records in sorted(by_protocol.items()):
+        floors = [r["metrics"][metric].get("floor") for r in records]
+        floor = _mean([value for value in floors if value is not None])
+        columns.append(Column(problem, protocol, teacher_name(problem, records), floor))
+    return columns
 
 
 def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Sampler, ...]:

@@ -259,7 +259,7 @@ def test_one_layer_methods_start_as_copies_too(method):
         assert torch.isfinite(found).all() and (player.name == "student" or bool(found.abs().max() > 0))
 
 
-def test_an_exact_teacher_cannot_be_copied():
+def test_what_copies_of_a_teacher_cannot_do():
     with pytest.raises(UserError, match="no network"):
         HSIVIDiffusion(Gaussian(), network="teacher")
     with pytest.raises(UserError, match="residual networks"):

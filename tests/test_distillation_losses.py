@@ -58,9 +58,9 @@ def test_trained_transitions_are_those_of_a_draw(history):
     points, _ = method.transitions(20, noise("chain"))
     states, layer = [], method.layer
 
-    def recorded(i, k, x, before):
+    def recorded(i, k, x, *more):
         states.append(x)
-        return layer(i, k, x, before)
+        return layer(i, k, x, *more)
 
     method.layer = recorded
     method.sample(20, noise("chain"))

@@ -129,30 +129,32 @@ class NetworkKernel(ParticleKernel):
     def pulled(self, gradient: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
         return gradient.mean(1), (gradient * eps).mean(1)
 
-    def _logits(self, x: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
-        """log N(x_i; mu_m, s_m^2) up to a constant, [n, M], by matrix products: no [n, M, d].
-
-        Both arguments are shifted by the mean of the means first: far from 0 and at small s the terms would cancel.
-        """
-        centre = mean.mean(0)
-        x, mean = x - centre, mean - centre
-        D = x.square() @ precision.T - 2 * x @ (mean * precision).T + (mean.square() * precision).sum(-1)
-        return 0.5 * (precision.log().sum(-1) - D)
-
     def score(self, x: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
         """sum_m w_m(x) (mu_m - x) / s_m^2."""
-        x, mean, precision = x.detach(), moments[0].detach(), moments[1].detach().pow(-2)
-        w = torch.softmax(self._logits(x, mean, precision), dim=-1)
-        centre = mean.mean(0)  # as in the logits
-        return w @ ((mean - centre) * precision) - (x - centre) * (w @ precision)
+        x, mean = _centred(x.detach(), moments[0].detach())
+        precision = moments[1].detach().pow(-2)
+        w = torch.softmax(_logits(x, mean, precision), dim=-1)
+        return w @ (mean * precision) - x * (w @ precision)
 
     def log_prob(self, x: Tensor, moments: tuple[Tensor, ...]) -> Tensor:
-        mean, s = moments
-        return torch.logsumexp(self._logits(x, mean, s.pow(-2)), dim=-1) - _constant(mean)
+        x, mean = _centred(x, moments[0])
+        return torch.logsumexp(_logits(x, mean, moments[1].pow(-2)), dim=-1) - _constant(mean)
 
     def conditional(self, z: Tensor) -> Distribution:
         mean, s = self.moments(z)
         return Independent(Normal(mean, s), 1)
+
+
+def _centred(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Both shifted by the mean of the means: far from 0 and at small scales the terms of ``_logits`` would cancel."""
+    centre = mean.mean(0)
+    return x - centre, mean - centre
+
+
+def _logits(x: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    """log N(x_i; mu_m, diag 1 / precision_m) up to a constant, [n, M], by matrix products: no [n, M, d]."""
+    D = x.square() @ precision.T - 2 * x @ (mean * precision).T + (mean.square() * precision).sum(-1)
+    return 0.5 * (precision.log().sum(-1) - D)
 
 
 def _constant(mean: Tensor) -> float:

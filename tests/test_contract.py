@@ -1,7 +1,11 @@
-"""Miniatures of docs/contract.md: a particle method and a closed-form update fit the contract."""
+"""The contract of a method: two methods written against it alone, and what its page quotes."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
 import torch
 from torch import nn
 
@@ -10,6 +14,17 @@ from bench.fit.members import initialise
 from methods.base import Method, Player
 from methods.optim import Adam
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
+
+ROOT = Path(__file__).parents[1]
+QUOTES = re.findall(r"```python (\S+)\n(.*?)```", (ROOT / "docs/contract.md").read_text(), re.DOTALL)
+assert QUOTES
+
+
+@pytest.mark.parametrize("file, quote", QUOTES, ids=[file for file, _ in QUOTES])
+def test_the_page_quotes_the_code(file, quote):
+    left = iter((ROOT / file).read_text().splitlines())
+    missing = [line for line in quote.splitlines() if line and line not in left]  # in order, with gaps
+    assert not missing
 
 
 class Particles(Method):

@@ -10,13 +10,10 @@ from typing import Any
 
 from bench.config.config import Config
 from bench.errors import UserError
-from bench.files import write_json_atomic
 from bench.shape import misfit
 
 SCHEMA = 1
 STATUSES = ("done", "failed", "diverged", "timeout")
-
-__all__ = ["SCHEMA", "STATUSES", "new_record", "read_record", "write_json_atomic"]
 
 
 def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], **fields: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import TEMPORARY, explain_os_error
-from bench.record import read_record, write_json_atomic
+from bench.files import TEMPORARY, explain_os_error, write_json_atomic
+from bench.record import read_record
 
 Record = dict[str, Any]
 

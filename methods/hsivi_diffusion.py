@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,6 @@ class HSIVIDiffusion(LayeredSampler):
     """
 
     paper_name = "HSIVI-SM"
-    data_free: ClassVar[bool] = True
     added = {"layer": "ddim", "history": "student", "corrector": False}
     phases = ("critic_first", "warm_up")
     cheap = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,6 @@ class HSIVIImage(Method):
 
     paper_name = "HSIVI-SM"
     needs = frozenset({"teacher", "images"})
-    data_free: ClassVar[bool] = True
     phases = ("warm_up",)
     large = True
     cheap = {

@@ -130,7 +130,7 @@ class Target(nn.Module):
         return geometric_ladder(self, levels, base_sd, ladder)
 
     def noised(self, t: float) -> Target:
-        """The marginal at noise level t of the forward diffusion of this target (CoSIM, EMD, Diff-Instruct)."""
+        """The marginal at noise level t of the forward diffusion of this target, exact."""
         raise Unsupported(f"{type(self).__name__} has no noised marginals")
 
     def teacher(self, schedule: Schedule | None = None) -> EpsTeacher:

@@ -8,7 +8,6 @@ repository: cite the data sets, the licences are those of their publishers.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.places import cache_folder, data_folder
 
 TIMEOUT = (2.0, 30.0)
 """Seconds to connect (per address of the host) and to wait for a byte: a node without internet must fail quickly."""
@@ -123,9 +123,8 @@ def fetch(name: str) -> Path:
     wanted = FILES[name]
     tried = []
 
-    folder = os.environ.get("SIVIBENCH_DATA")
-    if folder:
-        path = Path(folder).expanduser() / name
+    if folder := data_folder():
+        path = folder / name
         if path.is_file():
             found = sha256_of(path)
             if found != wanted.sha256:
@@ -159,15 +158,6 @@ def _not_here(name: str, wanted: DataFile, cached: Path, tried: list[str]) -> Us
         f"cannot get the data file {name}:\n     " + "\n     ".join(tried),
         f"set SIVIBENCH_DATA to a folder that holds {name}, or download {wanted.url} by hand and save it as {cached}",
     )
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``SIVIBENCH_CACHE``, else the user's cache directory."""
-    if folder := os.environ.get("SIVIBENCH_CACHE"):
-        return Path(folder).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("sivibench"))
 
 
 def _download(name: str, wanted: DataFile, cached: Path, tried: list[str]) -> Path:

@@ -6,13 +6,12 @@ and put its folders ``Train`` and ``Test`` into ``hapt`` under SIVIBENCH_DATA or
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from bench.errors import UserError
-from targets.fetch import cache_folder
+from bench.places import data_places
 
 SHAPES = {"Train": (7767, 561), "Test": (3162, 561)}
 CLASSES = 12
@@ -29,9 +28,7 @@ def load_hapt() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 
 
 def _folder() -> Path:
-    places = [cache_folder() / "hapt"]
-    if data := os.environ.get("SIVIBENCH_DATA"):
-        places.insert(0, Path(data).expanduser() / "hapt")
+    places = data_places("hapt")
     for place in places:
         if (place / "Train" / "X_train.txt").is_file():
             return place

@@ -22,8 +22,8 @@ assert QUOTES
 
 @pytest.mark.parametrize("file, quote", QUOTES, ids=[file for file, _ in QUOTES])
 def test_the_page_quotes_the_code(file, quote):
-    left = iter((ROOT / file).read_text().splitlines())
-    missing = [line for line in quote.splitlines() if line and line not in left]  # in order, with gaps
+    left = iter([line.strip() for line in (ROOT / file).read_text().splitlines()])
+    missing = [line for line in quote.splitlines() if line and line.strip() not in left]  # in order, with gaps
     assert not missing
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
+from bench.errors import UserError
 from bench.fit.checkpoint import Checkpoint
 from bench.fit.compiled import in_place, trace
 from bench.fit.loop import fit
@@ -340,3 +341,10 @@ def test_steps_of_a_large_method_are_those_of_one_program(compile, monkeypatch):
     unrolled, stepwise = state(False), state(True)
     for name, value in unrolled.items():
         torch.testing.assert_close(stepwise[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("command", ["", "no-such-compiler -O2"])
+def test_compiling_without_a_compiler_says_what_to_install(command, monkeypatch):
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(UserError, match="needs a C"):
+        fit(make("meanfield", [0]), [0], 2, compile=True)

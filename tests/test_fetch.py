@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.errors import UserError
+from bench.places import data_places
 from bench.sweep import make_plan
 from bench.sweep.expand import sweep_of
 from bench.sweep.lines import planning
@@ -91,3 +93,11 @@ def test_a_sweep_says_at_once_what_could_not_be_downloaded(tmp_path: Any, monkey
         make_plan(sweep_of(["method=meanfield target=bnn_yacht seeds=1"]), results=tmp_path / "results")
     (line,) = lines
     assert line.startswith("warning") and "uci/yacht.txt" in line
+
+
+@pytest.mark.parametrize("data, first", [("~/data", "data"), ("", "cache")])
+def test_places_are_the_data_folder_and_then_the_cache(data: str, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIVIBENCH_DATA", data)
+    monkeypatch.setenv("SIVIBENCH_CACHE", "~/cache")
+    places = data_places("hapt")
+    assert places[0] == Path.home() / first / "hapt" and places[-1] == Path.home() / "cache" / "hapt"

@@ -118,7 +118,7 @@ def _expected(key: str, overrides: Sequence[str], compose: Callable[..., dict[st
             return f"{expected(parameter.annotation)} (default {parameter.default!r})"
     owner, _, leaf = key.rpartition(".")
     annotation = getattr(_TYPED.get(owner), "__annotations__", {}).get(leaf)
-    return str(annotation) if annotation in ("int", "float", "bool", "str") else str(annotation or "another type")
+    return str(annotation or "another type")
 
 
 def _groups_only(overrides: Sequence[str]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from bench.errors import UserError
-from targets.fetch import cache_folder, sha256_of
+from bench.places import data_places
+from targets.fetch import sha256_of
 
 FOLDER = "features"
 """Folder of such files, in ``SIVIBENCH_DATA`` or in the cache."""
@@ -25,9 +25,7 @@ class WeightFile:
 
     def places(self) -> list[Path]:
         """Where it is looked for, in this order."""
-        data = os.environ.get("SIVIBENCH_DATA")
-        folders = [*([Path(data).expanduser()] if data else []), cache_folder()]
-        return [folder / FOLDER / self.name for folder in folders]
+        return data_places(f"{FOLDER}/{self.name}")
 
     def lacking(self) -> str | None:
         """Which file is missing, and where to get it; None if it is there."""

@@ -9,6 +9,7 @@ which is why a loss may not branch on data or on the step.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -58,7 +59,8 @@ def trace(program: Program, change: Change, state: State, more: list[Tensor]) ->
 
 def has_compiler() -> bool:
     """Whether there is the C++ compiler that ``torch.compile`` needs on a CPU."""
-    return shutil.which(os.environ.get("CXX", "g++").split()[0]) is not None
+    command = shlex.split(os.environ.get("CXX", "g++"))  # an empty $CXX is none for torch, too
+    return bool(command) and shutil.which(command[0]) is not None
 
 
 def build(

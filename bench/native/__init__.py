@@ -1,11 +1,10 @@
 """Builds and loads small C++ libraries with the system's compiler, on first use.
 
 An operation that plain torch does badly (``methods.stein``, ``targets.relu_net``) has a C++ source beside it and one
-``Library`` that names it.  The library lands in a user cache folder under a name that hashes source, flags, compiler
-and processor, so a change of any of them builds anew, and nothing is ever built twice.  Environment:
+``Library`` that names it.  The library lands in the cache folder (``bench.places``) under a name that hashes source,
+flags, compiler and processor, so a change of any of them builds anew, and nothing is ever built twice.  Environment:
 
     SIVIBENCH_FUSED   0 never use them; 1 demand them (``UserError`` if one cannot be built); unset: where possible
-    SIVIBENCH_CACHE   cache folder (default: $XDG_CACHE_HOME/sivibench or ~/.cache/sivibench)
     CXX               compiler (default: c++, then g++)
 """
 
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.places import cache_folder
 
 HERE = Path(__file__).parent
 # The parts of -ffast-math that matter here, one by one: given as one flag, gcc before 13 links start-up code into the
@@ -60,13 +60,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(line for line in lines if line.startswith(("model", "cpu family", "flags", "Features", "CPU ")))
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept."""
-    if os.environ.get("SIVIBENCH_CACHE"):
-        return Path(os.environ["SIVIBENCH_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sivibench"
 
 
 class Library:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,6 @@ class Generator(Method):
 
     needs = frozenset({"teacher"})
     added = {"network": "residual"}
-    data_free: ClassVar[bool] = True
     phases = ("critic_first", "warm_up")
     cheap = {
         "batch": 32,

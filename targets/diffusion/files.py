@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ from torch import nn
 
 from bench.errors import UserError
 from bench.files import write_atomic
+from bench.places import cache_folder, data_places
 from targets.diffusion.eps import EpsTeacher, FrozenTeacher
 from targets.diffusion.networks import make_network
 from targets.diffusion.schedule import Schedule, schedule_of
-from targets.fetch import cache_folder, sha256_of
+from targets.fetch import sha256_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ def find_teacher(reference: str, make: str) -> Path:
     if reference.endswith(".safetensors"):
         places = [Path(reference).expanduser()]
     else:
-        data = os.environ.get("SIVIBENCH_DATA")
-        folders = [*([Path(data).expanduser() / "teachers"] if data else []), teachers_folder()]
-        places = [folder / f"{reference}.safetensors" for folder in folders]
+        places = data_places(f"teachers/{reference}.safetensors")
     for path in places:
         if path.is_file():
             return path

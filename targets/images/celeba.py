@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -10,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from bench.errors import UserError
+from bench.places import data_places
 from bench.registry import register
-from targets.fetch import cache_folder
 from targets.images.stored import Source, StoredImages, expect_count, open_image
 
 Crop = Literal["ddim", "ddpm_torch"]
@@ -28,8 +27,7 @@ def celeba_folder() -> Path:
     Raises:
         UserError: there is none.
     """
-    data = os.environ.get("SIVIBENCH_DATA")
-    places = [*([Path(data).expanduser() / "celeba"] if data else []), cache_folder() / "celeba"]
+    places = data_places("celeba")
     for place in places:
         if (place / "img_align_celeba").is_dir() and (place / "list_eval_partition.txt").is_file():
             return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import UserError
+from bench.places import data_places
 from bench.registry import register
-from targets.fetch import cache_folder
 from targets.images.stored import Source, StoredImages, expect_count, read_image
 
 FILE = "imagenet/imagenet-64x64.zip"
@@ -65,8 +64,7 @@ class ImageNet64(StoredImages):
     def source(self, part: str) -> Source:
         if part != "train":
             return Source([], lambda: iter(()))
-        data = os.environ.get("SIVIBENCH_DATA")
-        places = [*([Path(data).expanduser() / FILE] if data else []), cache_folder() / FILE]
+        places = data_places(FILE)
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise UserError(

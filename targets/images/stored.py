@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.files import explain_os_error
-from targets.fetch import cache_folder
+from bench.places import cache_folder
 from targets.images.base import ImageTarget
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.files import write_atomic
-from targets.fetch import cache_folder
+from bench.places import cache_folder
 
 log = logging.getLogger("sivibench")
 

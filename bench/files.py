@@ -23,6 +23,7 @@ _REMEDIES = {
     errno.EROFS: ("the file system is read-only", "give another folder with --results"),
     errno.ENOTDIR: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
     errno.EEXIST: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
+    errno.EISDIR: ("it is a folder", "give the name of a file"),
 }
 
 
@@ -50,7 +51,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write a file that appears complete or not at all: written beside its place, flushed to the disk and renamed.
 
     Raises:
-        UserError: full disk, no permission, read-only file system.
+        UserError: full disk, no permission, read-only file system, a folder of that name, no such place.
     """
     # Not tempfile: its files are readable by the owner only, and results are shared on clusters.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
@@ -64,11 +65,33 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    except FileNotFoundError as error:  # a link to nowhere, or a file system like /proc
+        raise UserError(f"cannot write {path}: its folder cannot be made", "give another place") from error
     except OSError as error:
         problem = explain_os_error(path, error)
         if problem is None:
             raise
         raise problem from error
+
+
+def check_place(path: Path) -> None:
+    """Before the work whose result a file is to hold: whether it can be written, as far as one can see without trying.
+
+    Raises:
+        UserError: a folder or a device has its name, or the folder it goes to cannot be made or written.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # to be renamed over: /dev/stdout would be gone
+        raise UserError(f"cannot write {path}: it is no ordinary file", "give the name of a file")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    code = 0
+    if path.is_dir():
+        code = errno.EISDIR
+    elif there != path and not there.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(path.parent if there == path else there, os.W_OK | os.X_OK):
+        code = errno.EACCES
+    if code and (problem := explain_os_error(path, OSError(code, os.strerror(code)))):
+        raise problem
 
 
 def _finite(value: Any) -> Any:

@@ -115,6 +115,33 @@ def test_draws_are_timed_and_their_evaluations_counted(tmp_path):
     assert all(row["nfe"] == 3 and 0 < row["range"][0] <= row["seconds"] <= row["range"][1] for row in rows)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b"[]", b"3", b"{}", b'{"rows": []}',
+     b'{"hardware": "", "env": {}, "overrides": [], "rows": []}',
+     b'{"hardware": "", "env": {"source": ""}, "overrides": [], "rows": [{"method": "a", "target": "b", "nfe": 3}]}'],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_not_continued(content, tmp_path, capsys):
+    from bench.cli import main
+
+    output = tmp_path / "other.json"
+    output.write_bytes(content)
+    assert main(["speed", "--method", "meanfield", "--target", "banana", "--output", str(output)]) == 2
+    captured = capsys.readouterr()
+    assert "holds no times" in captured.err and "name another file" in captured.err and captured.out == ""
+    assert output.read_bytes() == content
+
+
+@pytest.mark.parametrize("option", ["--output", "--markdown"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(option, tmp_path, capsys):
+    from bench.cli import main
+
+    for more in ([], ["--draws", "5"]):
+        assert main(["speed", "--method", "meanfield", "--target", "banana", option, str(tmp_path), *more]) == 2
+        captured = capsys.readouterr()
+        assert "it is a folder" in captured.err and captured.out == ""
+
+
 @pytest.mark.parametrize("option", ["--rounds", "--seconds", "--threads", "--draws"])
 def test_what_must_be_positive_is(option, capsys):
     from bench.cli import main

@@ -14,7 +14,7 @@ from bench.config import compose
 from bench.device import device_name, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import check_place, write_atomic
 from bench.speed import draws
 from bench.speed.cells import Cell, every_method
 from bench.speed.measure import Variant, measure, variants
@@ -48,6 +48,8 @@ def main(args: argparse.Namespace) -> int:
     for name in ("rounds", "seconds", "threads", "draws"):
         if (value := getattr(args, name)) is not None and not value > 0:
             raise UserError(f"--{name} {value} is not positive", "give more than 0")
+    for file in filter(None, (args.output, args.markdown)):
+        check_place(file)
     if args.draws is not None:
         return draws.main(args)
     torch.set_num_threads(args.threads)
@@ -80,15 +82,20 @@ def _known(path: Path, table: dict[str, Any]) -> list[Row]:
     """Rows of an output file that is to be continued.
 
     Raises:
-        UserError: they are of another machine, other code or other overrides.
+        UserError: it holds something else, or times of another machine, other code or other overrides.
     """
     if not path.exists():
         return []
-    old = json.loads(path.read_text())
-    same = [(t["hardware"], t["env"]["source"], t["overrides"]) for t in (old, table)]
-    if same[0] != same[1]:
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        before, rows = (old["hardware"], old["env"]["source"], old["overrides"]), list(old["rows"])
+        of_steps = all({"method", "target", "mode", "seeds", "times_faster_than_plain"} <= row.keys() for row in rows)
+    except (ValueError, LookupError, TypeError, AttributeError):  # no text, no JSON, JSON of another kind
+        of_steps = False
+    if not of_steps:
+        raise UserError(f"{path} holds no times of training steps", "name another file")
+    if before != (table["hardware"], table["env"]["source"], table["overrides"]):
         raise UserError(f"{path} holds times of another machine, other code or other overrides", "name another file")
-    rows: list[Row] = old["rows"]
     return rows
 
 

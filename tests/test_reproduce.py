@@ -422,3 +422,34 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert "runs on this machine" in capsys.readouterr().err
     assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2
     assert "changes what the table consists of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--latex"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("folder", "it is a folder"), ("file/x", "part of the path is a file"), ("/dev/null", "no ordinary file")],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(
+    option, name, words, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(bench.cli.reproduce, "run_table", lambda *args, **keys: pytest.fail("it runs"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / name)
+    for what in ([], ["all"], ["ksivi-table6"]):
+        assert main(["reproduce", *what, "--results", str(tmp_path / "results"), option, place]) == 2
+        captured = capsys.readouterr()
+        assert f"cannot write {place}" in captured.err and words in captured.err and captured.out == ""
+
+
+def test_the_folder_of_a_table_is_made_and_a_file_that_is_no_text_stays(table, here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench.cli.reproduce, "load_table", lambda name: table)
+    monkeypatch.setattr(
+        bench.cli.reproduce, "run_table", lambda *args, **keys: reproduce(*args, **keys, task=task_done)
+    )
+    results = ["--results", str(tmp_path / "results"), "--jobs", "1"]
+    assert main(["reproduce", "one", *results, "--latex", str(tmp_path / "new" / "x.tex")]) == 0
+    assert (tmp_path / "new" / "x.tex").read_text().startswith(r"\begin{tabular}")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    assert main(["reproduce", "one", *results, "--markdown", str(tmp_path / "binary")]) == 2
+    assert "holds no text" in capsys.readouterr().err and (tmp_path / "binary").read_bytes() == b"\xff\xfe"

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.cli.parser import print_json
 from bench.config import Composer
 from bench.errors import UserError
-from bench.files import explain_os_error
+from bench.files import check_place, write_atomic
 from bench.reproduce import render
 from bench.reproduce.run import Result
 from bench.reproduce.run import reproduce as run_table
@@ -18,6 +18,8 @@ from bench.reproduce.tables import load_table, names
 
 def reproduce(args: argparse.Namespace) -> int:
     """Run a table and compare it; without a name, or with ``all``, only look at the records; 1 if a run failed."""
+    for file in filter(None, (args.markdown, args.latex)):
+        check_place(Path(file))
     if args.name in (None, "all"):
         _refuse_how(args)
         compose = Composer()
@@ -91,13 +93,7 @@ def how(overrides: list[str]) -> list[str]:
 
 
 def _write(args: argparse.Namespace, results: list[Result]) -> None:
-    try:
-        if args.markdown:
-            render.write_between_marks(Path(args.markdown), {r.table.name: render.markdown(r) for r in results})
-        if args.latex:
-            Path(args.latex).write_text("\n".join(map(render.latex, results)), encoding="utf-8", newline="\n")
-    except OSError as error:
-        problem = explain_os_error(args.markdown or args.latex, error)
-        if problem is None:
-            raise
-        raise problem from error
+    if args.markdown:
+        render.write_between_marks(Path(args.markdown), {r.table.name: render.markdown(r) for r in results})
+    if args.latex:
+        write_atomic(Path(args.latex), "\n".join(map(render.latex, results)).encode())

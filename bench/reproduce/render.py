@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
+from bench.files import write_atomic
 from bench.report import cells as written
 from bench.report.latex import escape as latex_escape
 from bench.report.markdown import escape, pipe_table
@@ -165,11 +167,21 @@ def write_between_marks(path: Path, sections: dict[str, str]) -> None:
     """Put each section between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``; text outside the marks stays.
 
     A file that lacks the marks of a section gets it at its end; a file that does not exist is made.
+
+    Raises:
+        UserError: it is no text, or cannot be written.
     """
-    body = path.read_text(encoding="utf-8") if path.exists() else "# Reproduction\n"
+    body = _text_of(path) if path.exists() else "# Reproduction\n"
     for name, section in sections.items():
         first, last = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
         block = f"{first}\n{section.rstrip()}\n{last}"
         pattern = re.compile(re.escape(first) + ".*?" + re.escape(last), re.DOTALL)
         body = pattern.sub(lambda _: block, body) if pattern.search(body) else f"{body.rstrip()}\n\n{block}\n"  # noqa: B023
-    path.write_text(body, encoding="utf-8", newline="\n")
+    write_atomic(path, body.encode())
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} holds no text in UTF-8", "name another file") from error

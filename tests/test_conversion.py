@@ -180,7 +180,17 @@ def test_options_of_convert_are_refused_elsewhere(given, capsys):
     assert main(["teacher", *given]) == 2 and "belongs to `sivibench teacher convert`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [{"size": 32}, {"heads": 4}])
+@pytest.mark.parametrize("format", ["ddpm-torch", "improved-diffusion"])
+@pytest.mark.parametrize("setting", ["size=3", "foo=1", "width=64", "state=1", "name=2"])
+def test_settings_that_a_format_does_not_have(tmp_path, format, setting, capsys):
+    torch.save(ddpm_torch_state(ImageUNet(SHAPE, family="ddpm", **SMALL).state_dict()), tmp_path / "a.pt")
+    given = ["teacher", "convert", str(tmp_path / "a.pt"), "--format", format, "--size", "8", "--set", setting]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert f"--set {setting}: the format {format} has no such setting" in error and "choose from: eps" in error
+
+
+@pytest.mark.parametrize("more", [{"size": 32}, {"settings": {"heads": 4}}])
 def test_settings_that_would_be_ignored_are_refused(tmp_path, more):
     (tmp_path / "n.pkl").write_bytes(b"not reached")
     with pytest.raises(UserError, match="files tell everything"):

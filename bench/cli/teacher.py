@@ -48,7 +48,7 @@ def convert(args: argparse.Namespace) -> int:
         name=args.id,
         size=args.size,
         sha256=args.sha256,
-        **dict(map(_setting, args.set)),
+        settings=dict(map(_setting, args.set)),
     )
     if args.json:
         print_json({"teacher": card.run, "path": str(path)})

@@ -15,6 +15,10 @@ from targets.diffusion.networks import make_network
 from targets.fetch import sha256_of
 
 Format = Literal["ddpm-torch", "improved-diffusion", "edm", "diffusers"]
+SETTINGS: Mapping[str, tuple[str, ...]] = {"ddpm-torch": ("eps",), "improved-diffusion": ("eps", "heads", "schedule")}
+"""Formats whose files do not tell everything, and what can be told beside them: eps of the normalisations, heads of the
+attention (4 unless given), the schedule it was trained with ("cosine" unless given)."""
+
 LINEAR: Mapping[str, Any] = {"name": "linear"}
 COSINE: Mapping[str, Any] = {"name": "cosine"}
 
@@ -28,7 +32,7 @@ def convert(
     name: str = "",
     size: int = 0,
     sha256: str = "",
-    **more: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Path, TeacherCard]:
     """Convert and publish; returns the path of the weights and the card beside it.
 
@@ -43,11 +47,11 @@ def convert(
         name: id of the teacher.
         size: height and width of its images, where the file does not tell (``ddpm-torch``, ``improved-diffusion``).
         sha256: that ``source`` must have, unless empty.
-        more: settings that a file of these two formats does not tell, see their ``convert``; ``schedule`` of an
-            ``improved-diffusion`` network, "cosine" unless given.
+        settings: what a file of these two formats does not tell, see ``SETTINGS``.
 
     Raises:
-        UserError: no such file, another checksum, another format, or a network that cannot be a teacher.
+        UserError: no such file, another checksum, another format, an unknown setting, or a network that cannot be a
+            teacher.
     """
     if format not in get_args(Format):
         raise UserError(f"unknown format {format!r}", f"choose from: {', '.join(get_args(Format))}")
@@ -59,7 +63,7 @@ def convert(
     found = sha256_of(bytes_of)
     if sha256 and sha256 != found:
         raise UserError(f"{bytes_of} has sha256 {found}, expected {sha256}", "download it again")
-    converted, schedule = _read(source, format, size, more)
+    converted, schedule = _read(source, format, size, settings or {})
     net = make_network(converted.network, converted.shape, converted.arguments)
     own = net.state_dict()
     fixed = {name: value for name, value in own.items() if name.startswith("schedule.")}
@@ -88,9 +92,9 @@ _EXPECTED = {
 }
 
 
-def _read(source: Path, format: Format, size: int, more: Mapping[str, Any]) -> tuple[Converted, Mapping[str, Any]]:
-    if format in ("diffusers", "edm") and (size or more):
-        given = ", ".join([*(["size"] if size else []), *more])
+def _read(source: Path, format: Format, size: int, settings: Mapping[str, Any]) -> tuple[Converted, Mapping[str, Any]]:
+    if format not in SETTINGS and (size or settings):
+        given = ", ".join([*(["size"] if size else []), *settings])
         raise UserError(f"{given} with the format {format}", "its files tell everything: leave out --size and --set")
     if format == "diffusers":
         return diffusers_folder.convert(source), diffusers_folder.schedule(source)
@@ -98,10 +102,15 @@ def _read(source: Path, format: Format, size: int, more: Mapping[str, Any]) -> t
         return _edm(source), LINEAR
     if size < 1:
         raise UserError(f"a {format} file does not tell the size of its images", "give --size, for example --size 32")
+    for key in sorted(set(settings) - set(SETTINGS[format])):
+        known = ", ".join(SETTINGS[format])
+        raise UserError(
+            f"--set {key}={settings[key]}: the format {format} has no such setting", f"choose from: {known}"
+        )
     state = read_state(source)
     if format == "ddpm-torch":
-        return ddpm_torch.convert(ddpm_torch.weights(state), size, **more), LINEAR
-    settings = dict(more)
+        return ddpm_torch.convert(ddpm_torch.weights(state), size, **settings), LINEAR
+    settings = dict(settings)
     schedule = settings.pop("schedule", "cosine")
     if schedule not in ("cosine", "linear"):
         raise UserError(f"--set schedule={schedule}", "that code trains with cosine (the released networks) or linear")

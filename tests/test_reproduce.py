@@ -400,6 +400,8 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert main(["reproduce", *results]) == 0
     assert "of 0 comparable cells" in capsys.readouterr().out
     page = tmp_path / "page.md"
+    assert main(["reproduce", "one", *results, "--dry-run", "--markdown", str(page)]) == 0
+    assert "nothing on record" in page.read_text() and "|" not in page.read_text()
     assert main(["reproduce", "one", *results, "--jobs", "1", "--markdown", str(page), "threads=1"]) == 0
     assert (
         "of 1 comparable cells with a full-budget run 1 agree" in capsys.readouterr().out

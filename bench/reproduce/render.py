@@ -98,8 +98,10 @@ def listing(results: Sequence[Result]) -> str:
 
 
 def markdown(result: Result) -> str:
-    """A section with the table, the notes and the cells that do not agree."""
-    parts = [f"### {escape(heading(result))}", "", *pipe_table(grid(result)), ""]
+    """A section with the table and its notes; a table without any value is one line."""
+    on_record = any(cell.values or cell.failures for cell in result.cells)
+    table = pipe_table(grid(result)) if on_record else [f"{len(result.cells)} cells, nothing on record."]
+    parts = [f"### {escape(heading(result))}", "", *table, ""]
     parts += [f"- {escape(note)}" for note in result.table.notes]
     return "\n".join(parts).rstrip() + "\n"
 

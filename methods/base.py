@@ -21,7 +21,7 @@ from targets.base import Target
 
 if TYPE_CHECKING:
     from methods.reverse import Reverse
-    from targets.diffusion.files import TeacherCard
+    from targets.diffusion.card import TeacherCard
 
 
 class Noise(Protocol):

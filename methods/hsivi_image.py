@@ -19,8 +19,9 @@ from methods.diffusion.steps import Steps
 from methods.diffusion.training import Decay, released_rates
 from methods.optim import AMSGrad
 from targets.base import Target
+from targets.diffusion.card import TeacherCard
 from targets.diffusion.eps import EpsTeacher, FrozenTeacher, teacher_of
-from targets.diffusion.files import TeacherCard, open_teacher
+from targets.diffusion.files import open_teacher
 from targets.diffusion.grids import GridName, time_grid
 from targets.diffusion.schedule import TeacherSchedule
 

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from bench.registry import register
 from targets.curve import SET_METRICS, uniform
-from targets.diffusion.noised import Diffusable, Level, column
+from targets.diffusion.noised import Diffusable
+from targets.diffusion.schedule import Level, column
 
 ROOT2 = math.sqrt(2.0)
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from targets.diffusion.noised import Diffusable, Level, column
+from targets.diffusion.noised import Diffusable
+from targets.diffusion.schedule import Level, column
 
 SET_METRICS = ("js_sets", "sliced_w2", "mmd", "nfe")
 """Metrics of the 2-D sample sets."""

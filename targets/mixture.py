@@ -9,7 +9,8 @@ from functools import reduce
 import torch
 from torch import Generator, Tensor
 
-from targets.diffusion.noised import Diffusable, Level, column
+from targets.diffusion.noised import Diffusable
+from targets.diffusion.schedule import Level, column
 
 Matrix = Sequence[Sequence[float]]
 

@@ -13,7 +13,8 @@ from methods.diffusion.recompute import evaluated
 from methods.diffusion.steps import Steps
 from methods.hsivi_image import HSIVIImage
 from methods.optim import AMSGrad
-from targets.diffusion.files import TeacherCard, open_teacher, publish
+from targets.diffusion.card import TeacherCard
+from targets.diffusion.files import open_teacher, publish
 from targets.diffusion.grids import time_grid
 from targets.diffusion.networks import make_network
 from targets.diffusion.networks.image_unet import ImageUNet

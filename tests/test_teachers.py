@@ -29,8 +29,9 @@ from methods.emd import EMD
 from methods.hsivi_diffusion import HSIVIDiffusion
 from methods.sid import SiD
 from methods.vdm import VDM
+from targets.diffusion.card import TeacherCard
 from targets.diffusion.eps import FrozenTeacher, teacher_of
-from targets.diffusion.files import TeacherCard, open_teacher, publish
+from targets.diffusion.files import open_teacher, publish
 from targets.diffusion.networks import make_network
 from targets.diffusion.schedule import linear_schedule, log_snr_schedule, make_schedule
 from targets.images.digits import Digits, digits_split

@@ -7,7 +7,8 @@ import math
 import torch
 
 from targets.base import Target
-from targets.diffusion.noised import Diffusable, column
+from targets.diffusion.noised import Diffusable
+from targets.diffusion.schedule import column
 
 MEAN = torch.ones(2)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 1.0]])

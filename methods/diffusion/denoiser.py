@@ -11,8 +11,8 @@ from methods.base import Method, Noise, require_positive
 from methods.diffusion.data import TrainingRows
 from methods.diffusion.steps import Steps
 from targets.base import Target
+from targets.diffusion.card import TeacherCard
 from targets.diffusion.eps import EpsTeacher, Time
-from targets.diffusion.files import TeacherCard
 from targets.diffusion.grids import time_grid
 from targets.diffusion.networks import make_network
 from targets.diffusion.schedule import Schedule, schedule_of

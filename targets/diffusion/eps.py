@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from targets.base import Target, Unsupported
-from targets.diffusion.noised import Diffusable, column
-from targets.diffusion.schedule import Schedule, TeacherSchedule, make_schedule
-
-if TYPE_CHECKING:
-    from targets.diffusion.files import TeacherCard
+from targets.diffusion.card import TeacherCard
+from targets.diffusion.schedule import Schedule, TeacherSchedule, column, make_schedule
 
 Time = float | Tensor
 """A time of the schedule: a number, or a tensor that broadcasts against the leading shape of x (one time per row)."""
@@ -87,22 +83,6 @@ def eps_from_x0(x: Tensor, x0: Tensor, alpha: Tensor | float, sigma: Tensor | fl
 def eps_from_v(x: Tensor, v: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """alpha v + sigma x, for alpha^2 + sigma^2 = 1."""
     return alpha * v + sigma * x
-
-
-class AnalyticTeacher(EpsTeacher):
-    """The exact eps* of a target whose noised marginals are known.
-
-    Args:
-        target: p.
-        schedule: of the diffusion.
-    """
-
-    def __init__(self, target: Diffusable, schedule: Schedule) -> None:
-        super().__init__(schedule, target.dim)
-        self.target = target
-
-    def forward(self, x: Tensor, t: Time) -> Tensor:
-        return self.target.noised_eps(x, self.schedule.alpha(t), self.schedule.sigma(t))
 
 
 MOST_VALUES = 1 << 19

@@ -9,46 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from bench.errors import UserError
 from bench.files import write_atomic
 from bench.places import cache_folder, data_places
+from targets.diffusion.card import TeacherCard
 from targets.diffusion.eps import EpsTeacher, FrozenTeacher
 from targets.diffusion.networks import make_network
 from targets.diffusion.schedule import Schedule, schedule_of
 from targets.fetch import sha256_of
-
-
-@dataclass(frozen=True)
-class TeacherCard:
-    """What a teacher's weights are.
-
-    Attributes:
-        network, arguments: of ``targets.diffusion.networks.make_network``.
-        shape: of the arrays that rows flatten.
-        data: registered name of the target it was trained on.
-        schedule: of ``targets.diffusion.schedule.schedule_of``.
-        objective: what it minimised, in words.
-        run: id of the run that trained it.
-        sha256: of the weights' file.
-    """
-
-    network: str
-    arguments: Mapping[str, Any]
-    shape: tuple[int, ...]
-    data: str
-    schedule: Mapping[str, Any]
-    objective: str
-    run: str = ""
-    sha256: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping: figures, provenance."""
 
 
 def teachers_folder() -> Path:

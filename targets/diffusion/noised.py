@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from targets.base import Target
-from targets.diffusion.schedule import Schedule, linear_schedule
-
-if TYPE_CHECKING:
-    from targets.diffusion.eps import EpsTeacher
-
-Level = float | Tensor
-"""alpha or sigma: a number, or a tensor that broadcasts against the leading shape of x (one level per row)."""
-
-
-def column(level: Level, x: Tensor) -> Tensor:
-    """A level as a tensor of x's type that broadcasts against x [..., d]."""
-    return level.to(x.dtype).unsqueeze(-1) if isinstance(level, Tensor) else x.new_full((1,), level)
+from targets.diffusion.eps import EpsTeacher, Time
+from targets.diffusion.files import open_teacher
+from targets.diffusion.schedule import Level, Schedule, column, linear_schedule
 
 
 class Diffusable(Target):
@@ -50,9 +39,6 @@ class Diffusable(Target):
 
     def teacher(self, schedule: Schedule | None = None) -> EpsTeacher:
         """The noise predictor of this target's diffusion: exact, unless ``teacher_id`` names a trained one."""
-        from targets.diffusion.eps import AnalyticTeacher
-        from targets.diffusion.files import open_teacher
-
         if self.teacher_id:
             name, make = self.registered_name, "sivibench teacher toy"
             return open_teacher(self.teacher_id, shape=(self.dim,), data=name, schedule=schedule, make=make)
@@ -93,3 +79,19 @@ class Noised(Diffusable):
         x = self.target.sample(n, generator).double()
         eps = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         return (self.alpha * x + self.sigma * eps).float()
+
+
+class AnalyticTeacher(EpsTeacher):
+    """The exact eps* of a target whose noised marginals are known.
+
+    Args:
+        target: p.
+        schedule: of the diffusion.
+    """
+
+    def __init__(self, target: Diffusable, schedule: Schedule) -> None:
+        super().__init__(schedule, target.dim)
+        self.target = target
+
+    def forward(self, x: Tensor, t: Time) -> Tensor:
+        return self.target.noised_eps(x, self.schedule.alpha(t), self.schedule.sigma(t))

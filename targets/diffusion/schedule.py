@@ -19,6 +19,14 @@ TeacherSchedule = Literal["linear", "cosine", "own"]
 BETA_MAX = 0.999
 """Largest beta of the cosine schedule."""
 
+Level = float | Tensor
+"""alpha or sigma: a number, or a tensor that broadcasts against the leading shape of x (one level per row)."""
+
+
+def column(level: Level, x: Tensor) -> Tensor:
+    """A level as a tensor of x's type that broadcasts against x [..., d]."""
+    return level.to(x.dtype).unsqueeze(-1) if isinstance(level, Tensor) else x.new_full((1,), level)
+
 
 class Schedule(nn.Module):
     """The discrete schedule of DDPM, t = 0 .. steps - 1, with log alpha_bar interpolated linearly between steps.

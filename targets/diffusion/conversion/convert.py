@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bench.errors import UserError
+from targets.diffusion.card import TeacherCard
 from targets.diffusion.conversion import ddpm_torch, diffusers_folder, edm, improved_diffusion
 from targets.diffusion.conversion.layout import Converted
 from targets.diffusion.conversion.pickles import Inert, read_modules, read_state
-from targets.diffusion.files import TeacherCard, publish
+from targets.diffusion.files import publish
 from targets.diffusion.networks import make_network
 from targets.fetch import sha256_of
 

@@ -106,8 +106,41 @@ def test_commands_that_read_do_not_take_a_file_or_nothing_for_results(tmp_path, 
     for command in (["check"], ["status"], ["report"], ["show", "x"]):
         assert main([*command, "--results", str(tmp_path / "file")]) == 2
         assert "is a file, not a results folder" in capsys.readouterr().err
-    assert main(["check", "--results", str(tmp_path / "mistyped")]) == 2
-    assert "there is no results folder" in capsys.readouterr().err
+    for command in (["check"], ["status"], ["report"], ["report", "diffusion"], ["evaluate"], ["wandb", "sync"],
+                    ["wandb", "push"], ["evaluate", "mmd", "--target", "banana"]):  # fmt: skip
+        assert main([*command, "--results", str(tmp_path / "mistyped")]) == 2
+        captured = capsys.readouterr()
+        assert "there is no results folder" in captured.err and captured.out == ""
+    assert not (tmp_path / "mistyped").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "--target", "nosuch"],
+        ["evaluate", "--method", "nosuch"],
+        ["evaluate", "--target", "banana", "--method", "nosuch"],
+        ["wandb", "push", "--target", "nosuch"],
+        ["wandb", "push", "--method", "nosuch"],
+        ["report", "--target", "nosuch"],
+        ["report", "diffusion", "--target", "nosuch"],
+    ],
+)
+def test_a_name_that_nothing_has_is_no_filter(command, sound, capsys):
+    kept = outcome(sound)
+    assert main([*command, "--results", str(sound)]) == 2
+    captured = capsys.readouterr()
+    assert f"unknown {command[-2][2:]} 'nosuch'" in captured.err and captured.out == ""
+    assert outcome(sound) == kept
+
+
+def test_a_name_on_record_is_a_filter_though_nothing_of_the_name_is_registered(results, capsys):
+    path = next(iter(Store(results).files()))
+    other = results / "runs" / "of_a_plugin" / path.parent.name / path.name
+    other.parent.mkdir(parents=True)
+    other.write_text(path.read_text().replace('"target": "banana"', '"target": "of_a_plugin"', 1))
+    assert main(["evaluate", "--target", "of_a_plugin", "--results", str(results)]) == 0
+    assert "0 records added to" in capsys.readouterr().out
 
 
 def test_a_corrupt_record_stops_the_run_and_only_that(results):

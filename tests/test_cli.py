@@ -173,6 +173,13 @@ def test_help_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_status_of_a_folder_needs_no_torch(engine, results):
+    assert main(["run", *PAIR, "--results", results]) == 0
+    code = f"import sys; from bench.cli import main; assert main(['status', '--results', {results!r}]) == 0"
+    code += "; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_a_closed_pipe_is_no_traceback(results):
     code = "import sys, bench.cli; sys.exit(bench.cli.main())"
     done = subprocess.run(

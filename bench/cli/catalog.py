@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from bench import registry
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json
 from bench.config.schema import expected
 
 _KINDS: dict[str, registry.Kind] = {"methods": "method", "targets": "target", "metrics": "metric"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json, store_of
 from bench.errors import UserError
 from bench.launch import queue
 from bench.launch.manifest import Manifest, manifests
@@ -21,10 +22,6 @@ def submissions(args: argparse.Namespace) -> tuple[Store, list[Manifest]]:
     Raises:
         UserError: unknown sweep, or the results folder is a file.
     """
-    from pathlib import Path
-
-    from bench.cli.inspection import store_of
-
     name = str(args.name)
     stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     store = store_of(args)

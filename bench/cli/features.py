@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json, to_stderr
 from bench.features.train import train
 
 
 def features(args: argparse.Namespace) -> int:
     """Train a classifier by its recipe and say how it compares with the recorded one."""
-    found = train(args.name, Path(args.out) if args.out else None, tell=lambda line: print(line, file=sys.stderr))
+    found = train(args.name, Path(args.out) if args.out else None, tell=to_stderr)
     if args.json:
         print_json(found)
         return 0

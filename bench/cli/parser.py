@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -88,7 +87,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--target", help="one target only")
     add("--out", metavar="DIR", help="folder of the pages (default: <results>/reports)")
 
-    add = _command(commands, "evaluate", "runs:evaluate", "add metrics to finished runs from their kept parameters")
+    add = _command(commands, "evaluate", "evaluate:evaluate", "add metrics to finished runs from their kept parameters")
     add(
         "metrics",
         nargs="*",
@@ -105,7 +104,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     add("--method", help="push one method only")
     add("--again", action="store_true", help="push what is mirrored already, too (its history is not repeated)")
 
-    add = _command(commands, "check", "inspection:check", "look for damaged or inconsistent records")
+    add = _command(commands, "check", "check:check", "look for damaged or inconsistent records")
 
     add = _command(commands, "reference", "reports:reference", "make the reference draws of a target again")
     add("target", help="a target with a reference sampler")
@@ -174,8 +173,3 @@ def _command(commands: Any, name: str, function: str, description: str) -> Calla
     parser.set_defaults(command=command)
     add: Callable[..., Any] = parser.add_argument
     return add
-
-
-def print_json(payload: Any) -> None:
-    """Indented JSON on stdout."""
-    print(json.dumps(payload, indent=2, default=str))

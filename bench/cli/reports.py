@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.cli.inspection import name_unreadable, store_of
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json, records_of
 from bench.errors import UserError
 from bench.files import explain_os_error
 
 
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the pages; 1 if a record is unreadable."""
-    store = store_of(args)
-    if args.target and not any(store.files(target=args.target)):
-        registry.get("target", args.target)  # of a name without records, whether it is one
     as_json, render_terminal, write = _renderers(args)
-    records, unreadable = store.load(target=args.target or "*")
-    code = name_unreadable(unreadable)
+    store, records, code = records_of(args)
     if args.json:
         print_json(as_json(records))
     else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json, teller
 from bench.config import Composer
 from bench.errors import UserError
 from bench.files import check_place, write_atomic
@@ -57,7 +56,6 @@ def _look(name: str, args: argparse.Namespace, compose: Composer) -> Result:
 
 
 def _run(args: argparse.Namespace) -> Result:
-    stream = sys.stderr if args.json else sys.stdout
     return run_table(
         load_table(args.name),
         seeds=args.seeds,
@@ -67,7 +65,7 @@ def _run(args: argparse.Namespace) -> Result:
         jobs=args.jobs,
         dry_run=args.dry_run,
         retry=args.retry,
-        tell=lambda line: print(line, file=stream, flush=True),
+        tell=teller(args),
     )
 
 

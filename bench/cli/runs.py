@@ -6,29 +6,21 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
-from typing import Any
 
-from bench.cli.parser import print_json, retry_of
+from bench.cli.parser import retry_of
+from bench.cli.shared import describe, print_json, teller, to_stderr
 from bench.config import Config, compose
 from bench.config.overrides import parse, tuned_file
 from bench.errors import RunFailed
 from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, split_options
 from bench.run import execute, finished
-from bench.store import Record, Store
+from bench.store import Store
 from bench.sweep import run_sweep
 from bench.sweep.expand import Sweep, sweep_of
 
 FAILED = ("failed", "timeout")
 """Statuses that make a command exit with 1; a diverged fit is a result."""
-
-
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _to_stdout(message: str) -> None:
-    print(message, flush=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if args.results:
         config = replace(config, results=args.results)
     if processes_of(config).first:
-        _to_stderr(headline(config))
+        to_stderr(headline(config))
     try:
-        records = execute(config, retry=args.retry, progress=_to_stderr)
+        records = execute(config, retry=args.retry, progress=to_stderr)
     except RunFailed:
         if args.json:
             print_json(list(finished(config, Store(config.results), config.seeds).values()))
@@ -65,45 +57,6 @@ def headline(config: Config) -> str:
     return f"{config.config_id}: {' x '.join(names)}, {settings}"
 
 
-def describe(record: Record) -> str:
-    """One line: id, what, status, headline metric."""
-    line = f"{record['run_id']}  {record['method']} x {record['target']}  seed {record['seed']}  {record['status']}"
-    if record.get("diverged_at") is not None:
-        line += f" at step {record['diverged_at']}: a loss or gradient was not finite"
-    skipped = list((record.get("skipped_metrics") or {}).items())
-    for name, measured in list((record.get("metrics") or {}).items())[:1]:
-        line += f"  {name} {number(measured['value'])}" + (
-            f" (floor {number(measured['floor'])})" if measured.get("floor") is not None else ""
-        )
-    if record["status"] == "done" and skipped:  # the headline, if it is among them, is the first
-        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        line += f"  ({skipped[0][0]}{more} skipped: {skipped[0][1]})"
-    return line
-
-
-def number(value: Any) -> str:
-    """Four significant digits, ``-`` for what could not be measured."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Add metrics to finished runs; 1 if some lack them and their parameters are not here."""
-    from bench.cli.inspection import name_unreadable, store_of
-    from bench.evaluate import add_metrics, explain_missing
-
-    store = store_of(args)
-    records, unreadable = store.load(target=args.target or "*", method=args.method or "*")
-    code = name_unreadable(unreadable)
-    added, without = add_metrics(store, records, args.metrics, tell=_to_stderr if args.json else _to_stdout)
-    if args.json:
-        print_json({"added": added, "without_parameters": without})
-    else:
-        print(f"{added} records added to")
-    if without:
-        print(f"error: {explain_missing(without)}", file=sys.stderr)
-    return max(code, int(without > 0))
-
-
 def sweep_named(name: str, overrides: list[str]) -> tuple[str | Sweep, list[str]]:
     """A sweep of a file with overrides on top; or one whose single line are the overrides, the name among them."""
     if "=" not in name or name.endswith((".yaml", ".yml")):
@@ -114,7 +67,6 @@ def sweep_named(name: str, overrides: list[str]) -> tuple[str | Sweep, list[str]
 
 def sweep(args: argparse.Namespace) -> int:
     """A sweep; 1 if anything failed."""
-    tell = _to_stderr if args.json else _to_stdout
     name, overrides = sweep_named(args.name, args.overrides)
     outcome = run_sweep(
         name,
@@ -123,7 +75,7 @@ def sweep(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         retry=retry_of(args.retry),
         results=args.results,
-        tell=tell,
+        tell=teller(args),
     )
     ended_well = True
     if args.watch and not args.dry_run:

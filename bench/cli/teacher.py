@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench.cli.parser import print_json
+from bench.cli.shared import print_json, to_stderr
 from bench.errors import UserError
 from bench.teacher import configuration, names, train
 
@@ -28,7 +27,7 @@ def teacher(args: argparse.Namespace) -> int:
     config = configuration(args.name, args.overrides)
     if args.results:
         config = replace(config, results=args.results)
-    paths = train(config, tell=lambda message: print(message, file=sys.stderr, flush=True))
+    paths = train(config, tell=to_stderr)
     if args.json:
         print_json([str(path) for path in paths])
     return 0

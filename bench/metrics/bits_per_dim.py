@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -34,7 +35,7 @@ class BitsPerDim(Metric):
     def applies(self, method: Method, target: Target) -> str | None:
         if type(method).nll_bound is Method.nll_bound:
             return "the method has no bound on its likelihood"
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

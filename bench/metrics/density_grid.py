@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from bench.metrics.base import Fitted
+from bench.metrics.mixture import log_mixture
+from bench.metrics.reasons import IMPLICIT, implicit
 from methods.base import Method
 from targets.base import Target, Unsupported
 
 POINTS_PER_CHUNK = 16384
-PAIRS_PER_CHUNK = 4_000_000
 QUADRATURE_ERROR = 0.02
 """Excess of p's mass on the grid over one that is put down to cells cut by a sharp edge."""
 CELLS_1D = 8
@@ -52,9 +53,7 @@ def reason_against_grid(method: Method, target: Target) -> str | None:
         return "the target gives no grid window"
     if target.log_z is None or "log_prob" not in target.provides:
         return "the target's normalised density is not known: it has no log_z (0.0 if log_prob is normalised)"
-    if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
-        return "q is implicit: it gives neither log_prob nor mixing and conditional"
-    return None
+    return implicit(method)
 
 
 @torch.no_grad()
@@ -130,7 +129,7 @@ def _exact(method: Method, points: Tensor) -> Tensor | None:
 def _mixture(q: Fitted, axes: list[Tensor], points: Tensor, mixture: int, purpose: str) -> Tensor:
     z = q.method.mixing(mixture, q.noise(purpose))
     if z is None:
-        raise Unsupported("q is implicit: it gives neither log_prob nor mixing and conditional")
+        raise Unsupported(IMPLICIT)
     conditional = q.method.conditional(z)
     if is_separable(conditional):
         return separable_log_mixture(conditional, *axes).flatten()
@@ -157,13 +156,3 @@ def separable_log_mixture(conditional: Independent, axis1: Tensor, axis2: Tensor
     )
     density = density1 @ density2.T / density1.shape[1]
     return density.clamp(min=torch.finfo(torch.float64).tiny).log()
-
-
-def log_mixture(conditional: Distribution, points: Tensor) -> Tensor:
-    """log of mean_m q(x | z_m) for any conditional with batch shape [M]: [n, d] -> [n], in chunks of points."""
-    (m,) = conditional.batch_shape
-    parts = [
-        torch.logsumexp(conditional.log_prob(chunk[:, None, :]).double(), 1)
-        for chunk in points.split(max(1, PAIRS_PER_CHUNK // m))
-    ]
-    return torch.cat(parts) - math.log(m)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.metrics.base import Fitted, Metric, Value
-from bench.metrics.log_q_bounds import LogQ, Protocol, log_q_bounds, reason_against_bounds
+from bench.metrics.log_q_bounds import LogQ, Protocol, log_q_bounds
+from bench.metrics.reasons import implicit
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -55,7 +56,7 @@ class BoundMetric(Metric):
             return "the target has no log density"
         if self.needs_log_z and target.log_z is None:
             return "the target's normaliser is not known"
-        return reason_against_bounds(method)
+        return implicit(method)
 
     def __call__(self, q: Fitted) -> Value:
         if not 0 < self.share <= 1:

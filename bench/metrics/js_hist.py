@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.divergence import js_of_shares
+from bench.metrics.reasons import without_truth
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -57,9 +58,7 @@ class JSHist(Metric):
             return "the target gives no grid window"
         if target.original() is not target:
             return "the target is reparametrised: its window is not in the coordinates of the draws"
-        if "truth" not in target.provides:
-            return "the target has neither exact nor reference draws"
-        return None
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.divergence import js_of_shares
 from bench.metrics.js_hist import Window, histogram
+from bench.metrics.reasons import without_truth
 from bench.noise import generator
 from bench.registry import register
 from methods.base import Method
@@ -51,9 +52,7 @@ class JSSets(Metric):
     def applies(self, method: Method, target: Target) -> str | None:
         if target.dim != 2:
             return f"needs a 2-D target, this one has dimension {target.dim}"
-        if "truth" not in target.provides:
-            return "the target has neither exact nor reference draws"
-        return None
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -39,7 +40,7 @@ class _KS(Metric):
         self.n = n
 
     def applies(self, method: Method, target: Target) -> str | None:
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     def _compare(self, q: Fitted) -> tuple[Tensor, Tensor]:
         """KS distances of q's draws and of other truth draws from the same truth draws, two [d]."""

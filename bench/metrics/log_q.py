@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bench.metrics.base import Fitted
 from bench.metrics.mixture import log_mixture_density
+from bench.metrics.reasons import IMPLICIT
 from targets.base import Unsupported
 
 POINTS_PER_CHUNK = 16384
@@ -30,5 +31,5 @@ def log_q(q: Fitted, x: Tensor, latents: int, purpose: str) -> Tensor:
         return torch.cat([part.double() for part in exact if part is not None])
     z = q.method.mixing(latents, q.noise(purpose))
     if z is None:
-        raise Unsupported("q is implicit: it gives neither log_prob nor mixing and conditional")
+        raise Unsupported(IMPLICIT)
     return log_mixture_density(q.method.conditional(z), x.to(z.dtype))

@@ -73,13 +73,6 @@ def log_q_bounds(q: Fitted, protocol: Protocol) -> LogQ:
     return q.cache[key]
 
 
-def reason_against_bounds(method: Method) -> str | None:
-    """None if log q can be bounded, else why not."""
-    if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
-        return "q is implicit: it gives neither log_prob nor mixing and conditional"
-    return None
-
-
 @torch.no_grad()
 def _bounds(q: Fitted, protocol: Protocol) -> LogQ:
     noise = q.noise("bounds")

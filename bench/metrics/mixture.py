@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from bench.metrics.density_grid import log_mixture
 from bench.native import Library
 
 ROWS, COLUMNS = 64, 4096
 """Block of points x components: a few arrays of 64 x 4096 float32 stay in a core's second-level cache."""
+PAIRS_PER_CHUNK = 4_000_000
 MOST_COORDINATES = 7
 """Above, the pass over coordinates costs more than the general way."""
 SMALLEST_SUM = 1e-25
@@ -28,6 +28,16 @@ LIBRARY = Library(
     headers=(),
     functions={"sivibench_mixture": [*[_INT64] * 3, *[_POINTER] * 5]},
 )
+
+
+def log_mixture(conditional: Distribution, points: Tensor) -> Tensor:
+    """log of mean_m q(x | z_m) for any conditional with batch shape [M]: [n, d] -> [n], in chunks of points."""
+    (m,) = conditional.batch_shape
+    parts = [
+        torch.logsumexp(conditional.log_prob(chunk[:, None, :]).double(), 1)
+        for chunk in points.split(max(1, PAIRS_PER_CHUNK // m))
+    ]
+    return torch.cat(parts) - math.log(m)
 
 
 def log_mixture_density(conditional: Distribution, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.noise import generator
 from bench.registry import register
 from methods.base import Method
@@ -50,7 +51,7 @@ class MMD(Metric):
         self.n, self.bandwidth_draws = n, bandwidth_draws
 
     def applies(self, method: Method, target: Target) -> str | None:
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

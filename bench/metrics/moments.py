@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target
@@ -45,7 +46,7 @@ class MomentError(Metric):
         self.n = n
 
     def applies(self, method: Method, target: Target) -> str | None:
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

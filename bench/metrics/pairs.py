@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from bench.metrics.reasons import IMPLICIT
 from methods.base import Method, Noise
 from targets.base import Unsupported
 
@@ -16,7 +17,7 @@ def pairs(method: Method, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
     """
     z = method.mixing(n, noise)
     if z is None:
-        raise Unsupported("q is implicit: it gives neither log_prob nor mixing and conditional")
+        raise Unsupported(IMPLICIT)
     conditional = method.conditional(z)
     scale = getattr(conditional, "scale_tril", None)
     if scale is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.noise import generator
 from bench.registry import register
 from methods.base import Method
@@ -54,7 +55,7 @@ class SlicedWasserstein(Metric):
         self.n, self.projections, self.projection_seed, self.repeats = n, projections, projection_seed, repeats
 
     def applies(self, method: Method, target: Target) -> str | None:
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

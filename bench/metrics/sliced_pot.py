@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from bench.metrics.base import Fitted, Metric, Value
+from bench.metrics.reasons import without_truth
 from bench.metrics.sliced import directions, sliced_wasserstein
 from bench.registry import register
 from methods.base import Method
@@ -34,7 +35,7 @@ class SlicedWassersteinPOT(Metric):
         self.n, self.projections, self.repeats = n, projections, repeats
 
     def applies(self, method: Method, target: Target) -> str | None:
-        return None if "truth" in target.provides else "the target has neither exact nor reference draws"
+        return without_truth(target)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:

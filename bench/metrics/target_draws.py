@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.log_q import log_q
+from bench.metrics.reasons import implicit
 from bench.registry import register
 from methods.base import Method
 from targets.base import Target, Unsupported
@@ -20,9 +21,7 @@ def _reason(method: Method, target: Target) -> str | None:
         return "the target has no exact sampler"
     if target.original() is not target:
         return "the target is reparametrised: q and the exact draws are in different coordinates"
-    if type(method).log_prob is Method.log_prob and type(method).mixing is Method.mixing:
-        return "q is implicit: it gives neither log_prob nor mixing and conditional"
-    return None
+    return implicit(method)
 
 
 def _log_p(q: Fitted, x: Tensor) -> Tensor:

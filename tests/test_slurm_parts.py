@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench import claims
-from bench.cli import cluster
+from bench.cli import cluster, main
 from bench.cli import watch as watching
 from bench.config import compose
 from bench.config import many as composing
@@ -175,7 +175,13 @@ def test_options_of_a_command_line():
         (["launcher=nope"], "unknown launcher"),
         (["launcher.pack=0"], "too small"),
         (["launcher.pak=1"], "did you mean launcher.pack"),
-        (["site=x"], "add launcher=slurm"),
+        (["site=x"], "site=x has no meaning with launcher=local\n.*add launcher=slurm"),
+        (["launcher.minutes=5"], "launcher.minutes=5 has no meaning with launcher=local\n.*add launcher=slurm"),
+        (["launcher=local", "launcher.pack=3"], "launcher.pack=3 has no meaning with launcher=local"),
+        (["launcher.snapshot=true"], "launcher.snapshot=true has no meaning"),
+        (["launcher.tasks_per_gpu=2"], "launcher.tasks_per_gpu=2 has no meaning"),
+        (["launcher=debug", "launcher.timeouts=2"], "launcher.timeouts=2 has no meaning with launcher=debug"),
+        (["launcher=debug", "launcher.parallel=2"], "launcher.parallel=2 has no meaning with launcher=debug"),
         (["launcher=slurm"], None),
     ]:
         if words is None:
@@ -184,6 +190,23 @@ def test_options_of_a_command_line():
         else:
             with pytest.raises(UserError, match=words):
                 compose_options(wrong)
+    assert compose_options(["launcher.parallel=2", "launcher.seeds=3"])["name"] == "local"
+
+
+@pytest.mark.parametrize("launcher", [["launcher=debug"], ["launcher=slurm", "site=cpu"]])
+def test_processes_at_once_are_of_the_local_launcher(launcher, tmp_path):
+    with pytest.raises(UserError, match=f"--jobs 2 has no meaning with {launcher[0]}"):
+        run_sweep(sweep_of(["method=meanfield target=banana"]), launcher, jobs=2, results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_watching_is_for_jobs_of_a_cluster(tmp_path, capsys):
+    for more in ([], ["launcher=debug"], ["--dry-run"]):
+        line = ["sweep", "method=meanfield", "target=banana", "--watch", *more]
+        assert main([*line, "--results", str(tmp_path / "results")]) == 2
+        captured = capsys.readouterr()
+        assert "--watch has no meaning with launcher=" in captured.err and captured.out == ""
+    assert not (tmp_path / "results").exists()
 
 
 def test_where_it_runs_is_no_part_of_a_runs_identity():

@@ -39,7 +39,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="overrides that win over the file's; launcher=local|debug|slurm, launcher.<key>=..., site=NAME",
     )
-    add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")
+    add("--jobs", type=int, metavar="N", help="with launcher=local: processes at once (default: CPUs, or 1 on a GPU)")
     add("--dry-run", action="store_true", help="only show what is done and what is to do, and what it may cost")
     add("--watch", action="store_true", help="with launcher=slurm: wait for the jobs, with a table that keeps up")
     add("--retry", metavar="STATUS", help=_RETRY)

@@ -13,7 +13,7 @@ from bench.config import Config, compose
 from bench.config.overrides import parse, tuned_file
 from bench.errors import RunFailed
 from bench.fit.parallel import processes_of
-from bench.launch.options import refuse_options, split_options
+from bench.launch.options import refuse_options, require_slurm, split_options
 from bench.run import execute, finished
 from bench.store import Store
 from bench.sweep import run_sweep
@@ -68,6 +68,8 @@ def sweep_named(name: str, overrides: list[str]) -> tuple[str | Sweep, list[str]
 def sweep(args: argparse.Namespace) -> int:
     """A sweep; 1 if anything failed."""
     name, overrides = sweep_named(args.name, args.overrides)
+    if args.watch:
+        require_slurm("--watch", overrides)
     outcome = run_sweep(
         name,
         overrides,

@@ -10,6 +10,10 @@ from bench.config.overrides import parse
 from bench.config.validate import validate
 from bench.errors import UserError
 
+OF_JOBS = ("site", "launcher.pack", "launcher.tasks_per_gpu", "launcher.minutes", "launcher.timeouts",
+           "launcher.snapshot")  # fmt: skip
+"""What only jobs of a cluster have."""
+
 
 def split_options(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides about where to run, and the others.
@@ -29,14 +33,33 @@ def compose_options(where: Sequence[str]) -> dict[str, Any]:
     """The keys of ``bench.config.schema.Launcher``, and ``site``.
 
     Raises:
-        UserError: unknown launcher or key, wrong type, value out of range, or a site without launcher=slurm.
+        UserError: unknown launcher or key, wrong type, value out of range, or a key that this launcher does not use.
     """
     values = compose_values(where)
     validate(values)
     found: dict[str, Any] = values["launcher"] | {"site": values["site"]}
-    if found["site"] is not None and found["name"] != "slurm":
-        raise UserError(f"site={found['site']} has no meaning with launcher={found['name']}", "add launcher=slurm")
+    for text, override in zip(where, parse(where), strict=True):
+        if override.key_or_group in OF_JOBS and found["name"] != "slurm":
+            raise meaningless(text, found["name"], "add launcher=slurm")
+        if override.key_or_group == "launcher.parallel" and found["name"] == "debug":
+            raise meaningless(text, "debug", "it runs one after another: leave it out")
     return found
+
+
+def meaningless(text: str, launcher: str, remedy: str) -> UserError:
+    """What to say of an option that a launcher would not use."""
+    return UserError(f"{text} has no meaning with launcher={launcher}", remedy)
+
+
+def require_slurm(text: str, overrides: Sequence[str]) -> None:
+    """For an option of the command line that is about jobs of a cluster.
+
+    Raises:
+        UserError: the overrides do not say launcher=slurm, or as ``split_options`` and ``compose_options``.
+    """
+    name = compose_options(split_options(overrides)[0])["name"]
+    if name != "slurm":
+        raise meaningless(text, name, "add launcher=slurm")
 
 
 def refuse_options(overrides: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from bench.cost import fit_time
 from bench.errors import UserError
-from bench.launch.options import compose_options, split_options
+from bench.launch.options import compose_options, meaningless, split_options
 from bench.launch.site import load_site
 from bench.run import Retry, execute, finished
 from bench.store import Record
@@ -94,7 +94,7 @@ def run_sweep(
     Args:
         name: a sweep of conf/sweep, the path of a YAML file, or a sweep itself.
         overrides: win over those of the file; ``launcher=...`` and ``site=...`` among them say where to run.
-        jobs: processes at once; the number of CPUs, or 1 on a GPU, unless given.
+        jobs: processes at once with launcher=local; the number of CPUs, or 1 on a GPU, unless given.
         dry_run: only say what is done and what is to do.
         retry: run again what failed, diverged or ran out of time, or only some of these.
         results: results folder, instead of the file's.
@@ -108,6 +108,9 @@ def run_sweep(
     require_jobs(jobs)
     where, rest = split_options(overrides)
     options = compose_options(where) if where else LOCAL
+    if jobs is not None and options["name"] != "local":
+        remedy = "launcher.parallel=N limits the jobs at once" if options["name"] == "slurm" else "leave it out"
+        raise meaningless(f"--jobs {jobs}", options["name"], remedy)
     site = load_site(options["site"]) if options["name"] == "slurm" else None
     with planning(dry_run, tell):
         plan = make_plan(name, rest, results)

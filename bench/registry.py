@@ -63,7 +63,7 @@ def register(kind: Kind, name: str, *, source: str, **attributes: Any) -> Callab
     """Class or function decorator that puts a component into the registry.
 
     Args:
-        kind: ``method``, ``target``, ``metric`` or ``baseline``.
+        kind: ``method``, ``target``, ``metric``, or ``baseline`` (``bench.speed.plain``, which alone imports them).
         name: what users write on the command line.
         source: paper or code the component follows, one line.
         attributes: set on the object (a metric's ``direction``, for example).
@@ -108,10 +108,8 @@ def discover() -> None:
         return
     _discovered = True  # first: a component may look into the registry while it is imported
     try:
-        for package_name in ("methods", "targets", "bench.metrics"):
-            package = importlib.import_module(package_name)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{package_name}.{module.name}")
+        for package in ("methods", "targets", "bench.metrics"):
+            import_modules(package)
         for plugin in entry_points(group="sivibench.plugins"):
             plugin.load()
         for path in filter(None, os.environ.get("SIVIBENCH_PLUGINS", "").split(os.pathsep)):
@@ -119,6 +117,12 @@ def discover() -> None:
     except BaseException:
         _discovered = False
         raise
+
+
+def import_modules(package: str) -> None:
+    """Import every module of a package, which registers what they define; modules of its sub-packages stay unread."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 def _import_file(path: Path) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bench.registry import register
-from methods import aisivi_native
 from methods.base import Clock, Noise, Player, require_not_negative, require_positive
-from methods.conditional_flow import ConditionalRealNVP
-from methods.families import relu_layers
-from methods.optim import Adam, Schedule
-from methods.seedwise import seedwise
-from methods.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge
+from methods.native import aisivi as native
+from methods.native.seedwise import seedwise
+from methods.parts.conditional_flow import ConditionalRealNVP
+from methods.parts.families import relu_layers
+from methods.parts.optim import Adam, Schedule
+from methods.parts.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge
 from targets.base import Target
 
 ROWS, ROWS_GPU = 2**12, 2**17
@@ -98,7 +98,7 @@ class AISIVI(PathGradientMethod):
         plain = rho.device.type == "cpu" and rho.dtype == torch.float32 and type(self).propose is AISIVI.propose
         if not plain or relu_layers(self.q.mean) is None:
             return "torch"
-        return "fused" if aisivi_native.LIBRARY.get() is not None else "torch"
+        return "fused" if native.LIBRARY.get() is not None else "torch"
 
     def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
         """Importance-sampling estimate of grad_x log q(x), [n, d] -> [n, d]; the generating z is not used."""
@@ -111,7 +111,7 @@ class AISIVI(PathGradientMethod):
         """As ``estimate``, to float rounding."""
         linear = relu_layers(self.q.mean)
         assert linear is not None
-        return aisivi_native.estimate(self.flow, linear, self.q.sigma, x, eps)
+        return native.estimate(self.flow, linear, self.q.sigma, x, eps)
 
     def estimate(self, x: Tensor, eps: Tensor) -> Tensor:
         """The same from base noise eps [inner, n, k], a piece of the inner draws after the other."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
 from methods.gaussian import GaussianFamily
-from methods.symmetric import cholesky
+from methods.parts.symmetric import cholesky
 from targets.base import Target
 
 

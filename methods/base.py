@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from bench.errors import UserError
-from methods.optim import Adam, Optimiser, Schedule, constant
+from methods.parts.optim import Adam, Optimiser, Schedule, constant
 from targets.base import Target
 
 if TYPE_CHECKING:
-    from methods.reverse import Reverse
+    from methods.parts.reverse import Reverse
     from targets.diffusion.card import TeacherCard
 
 

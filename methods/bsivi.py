@@ -6,7 +6,7 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Noise
-from methods.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge, pieces
+from methods.parts.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge, pieces
 from targets.base import Target
 
 PAIRS = 2**20

@@ -12,7 +12,7 @@ from methods.base import Clock, Noise, require_not_negative, require_positive, r
 from methods.diffusion.games import game, regression
 from methods.diffusion.generator import Generator
 from methods.diffusion.networks import Conditioned
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 

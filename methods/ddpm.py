@@ -13,8 +13,8 @@ from methods.base import Clock, Noise, Player, require_fraction, require_not_neg
 from methods.diffusion.data import spread
 from methods.diffusion.denoiser import Denoiser
 from methods.diffusion.training import warm_cosine
-from methods.optim import Adam
-from methods.options import with_options_of
+from methods.parts.optim import Adam
+from methods.parts.options import with_options_of
 from targets.base import Target
 from targets.diffusion.schedule import ScheduleName, make_schedule
 

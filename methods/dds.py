@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_positive
-from methods.families import mlp
-from methods.optim import Adam, staircase
+from methods.parts.families import mlp
+from methods.parts.optim import Adam, staircase
 from targets.base import Target
 
 OFFSET = 0.008

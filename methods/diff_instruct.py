@@ -7,7 +7,7 @@ from torch import Tensor
 from bench.registry import register
 from methods.base import Clock, Noise
 from methods.diffusion.generator import Generator, LevelWeight, level_weight
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 

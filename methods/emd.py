@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_not_negative, require_positive
 from methods.diffusion.generator import Generator, LevelWeight, level_weight
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 

@@ -14,7 +14,7 @@ from zuko.transforms import DependentTransform, MonotonicAffineTransform
 
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
-from methods.optim import Adam, staircase
+from methods.parts.optim import Adam, staircase
 from targets.base import Target
 
 

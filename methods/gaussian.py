@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_positive
-from methods.optim import Adam, staircase
+from methods.parts.optim import Adam, staircase
 from targets.base import Target
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock
-from methods.bridge_layers import BridgeLayers
-from methods.kernels import Bandwidth, Kernel
-from methods.options import with_options_of
-from methods.stein import stein_backend, stein_discrepancy
+from methods.parts.bridge_layers import BridgeLayers
+from methods.parts.kernels import Bandwidth, Kernel
+from methods.parts.options import with_options_of
+from methods.parts.stein import stein_backend, stein_discrepancy
 from targets.base import Target
 
 

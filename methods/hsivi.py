@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_positive
-from methods.bridge_layers import BridgeLayers
-from methods.families import SemiImplicit, mlp
-from methods.options import with_options_of
-from methods.surrogate import surrogate
+from methods.parts.bridge_layers import BridgeLayers
+from methods.parts.families import SemiImplicit, mlp
+from methods.parts.options import with_options_of
+from methods.parts.surrogate import surrogate
 from targets.base import Target
 
 SOURCE = "Yu et al., NeurIPS 2023, arXiv:2310.17153; geometric bridge, sizes and rates of this suite"

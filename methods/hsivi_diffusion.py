@@ -16,7 +16,7 @@ from methods.diffusion.layered import LayeredSampler
 from methods.diffusion.layers import antithetic, layer_networks
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 Weight = Literal["sigma2", "gamma2", "one"]

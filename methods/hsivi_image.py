@@ -17,7 +17,7 @@ from methods.diffusion.layers import LogGamma, antithetic
 from methods.diffusion.recompute import Precision, evaluated
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Decay, released_rates
-from methods.optim import AMSGrad
+from methods.parts.optim import AMSGrad
 from targets.base import Target
 from targets.diffusion.card import TeacherCard
 from targets.diffusion.eps import EpsTeacher, FrozenTeacher, teacher_of

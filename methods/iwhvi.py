@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock, Noise, require_positive
-from methods.families import SemiImplicit, SemiImplicitMethod
-from methods.importance import Importance
-from methods.optim import staircase
-from methods.options import with_options_of
-from methods.reverse import NetworkReverse, log_normal
+from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.importance import Importance
+from methods.parts.optim import staircase
+from methods.parts.options import with_options_of
+from methods.parts.reverse import NetworkReverse, log_normal
 from targets.base import Target
 
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock, Noise
-from methods.directed import Directed
-from methods.families import anneal
-from methods.stein import stein_backend, stein_discrepancy
+from methods.parts.directed import Directed
+from methods.parts.families import anneal
+from methods.parts.stein import stein_backend, stein_discrepancy
 
 
 @register("method", "kpg", source="Pielok et al. 2025, arXiv:2506.05088; settings of the 2-D experiments of its code")

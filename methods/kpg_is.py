@@ -11,12 +11,12 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
-from methods.families import SemiImplicit, SemiImplicitMethod, anneal
-from methods.kpg_direction import dense, direction_backend
-from methods.kpg_fused import fused
-from methods.optim import Adam, staircase
-from methods.proposal import MixtureProposal, slots
-from methods.repulsion import ConstantBandwidth
+from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
+from methods.parts.kpg_direction import dense, direction_backend
+from methods.parts.kpg_fused import fused
+from methods.parts.optim import Adam, staircase
+from methods.parts.proposal import MixtureProposal, slots
+from methods.parts.repulsion import ConstantBandwidth
 from targets.base import Target
 
 CHUNK = 1 << 20
@@ -40,8 +40,8 @@ class KPGIS(SemiImplicitMethod):
     instead of up to N l evaluations; the bandwidth's median is that of the pooled distances.  Not in the paper.
 
     Everything but the x_j that moves is constant, so the direction is one operation without gradients
-    (``methods.kpg_direction``).  Shapes are static: each x_j gets as many Gaussian draws as it could need
-    (``methods.proposal.slots``; 14 of 100 for alpha >= .99) and leaves those it does not use.
+    (``methods.parts.kpg_direction``).  Shapes are static: each x_j gets as many Gaussian draws as it could need
+    (``methods.parts.proposal.slots``; 14 of 100 for alpha >= .99) and leaves those it does not use.
 
     Args:
         target: needs a score; at most l + N slots(l) evaluations per step (l + N own if stratified).

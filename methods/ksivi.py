@@ -10,12 +10,12 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
-from methods.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
-from methods.kernels import Bandwidth, Kernel
-from methods.optim import Adam, staircase
-from methods.precondition import Precondition, precondition, require_full_rank
-from methods.stein import stein_backend, stein_discrepancy
-from methods.warm_start import warm_start
+from methods.parts.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
+from methods.parts.kernels import Bandwidth, Kernel
+from methods.parts.optim import Adam, staircase
+from methods.parts.precondition import Precondition, precondition, require_full_rank
+from methods.parts.stein import stein_backend, stein_discrepancy
+from methods.parts.warm_start import warm_start
 from targets.base import Target
 
 
@@ -48,7 +48,7 @@ class KSIVI(SemiImplicitMethod):
             0.05 on student_uc; 1 on bnn_boston, yacht and wine, 1/100 on the other three.
         regulariser_until: iteration from which the term is left out; 0: never (official: 19,999 on student_uc).
         precondition: ``inverse_covariance`` is the code's "affine_invariant" of student_uc, see
-            ``methods.precondition``.
+            ``methods.parts.precondition``.
         warm_start: steps on the target's ``dev_loss`` that come before (official: 99 on bnn_*); they count as
             iterations of the run, and ``anneal`` is a fraction of them all.
         warm_lr: learning rate of the warm start.

@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_fraction, require_not_negative, require_positive
-from methods.optim import RMSprop, exponential
-from methods.particle_kernel import ConstantKernel, KernelMean, NetworkKernel, ParticleKernel
-from methods.unit_mixture import mixture_backend
+from methods.parts.optim import RMSprop, exponential
+from methods.parts.particle_kernel import ConstantKernel, KernelMean, NetworkKernel, ParticleKernel
+from methods.parts.unit_mixture import mixture_backend
 from targets.base import Target
 
 PRECONDITIONER_FLOOR = 1e-8

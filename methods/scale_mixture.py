@@ -10,9 +10,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from bench.registry import register
 from methods.base import Noise, require_not_negative, require_positive
-from methods.importance import Importance, Moments
-from methods.optim import staircase
-from methods.reverse import ElementwiseReverse, log_normal
+from methods.parts.importance import Importance, Moments
+from methods.parts.optim import staircase
+from methods.parts.reverse import ElementwiseReverse, log_normal
 from targets.base import Target
 
 LEAST = 2.0**-25

@@ -10,7 +10,7 @@ from bench.registry import register
 from methods.base import Clock, Noise, require_positive
 from methods.diffusion.games import game
 from methods.diffusion.generator import Generator
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 

@@ -13,10 +13,10 @@ from torch.distributions import Distribution, MultivariateNormal
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_not_negative, require_positive
-from methods.families import Activation, SemiImplicit, SemiImplicitMethod
-from methods.optim import SGD, Adam, exponential
-from methods.surrogate import surrogate
-from methods.warm_start import warm_start
+from methods.parts.families import Activation, SemiImplicit, SemiImplicitMethod
+from methods.parts.optim import SGD, Adam, exponential
+from methods.parts.surrogate import surrogate
+from methods.parts.warm_start import warm_start
 from targets.base import Target
 
 

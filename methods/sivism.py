@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
-from methods.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
-from methods.optim import Adam, Optimiser, RMSprop, staircase
-from methods.options import with_options_of
-from methods.warm_start import warm_start
+from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
+from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
+from methods.parts.options import with_options_of
+from methods.parts.warm_start import warm_start
 from targets.base import Target
 
 

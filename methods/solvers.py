@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Noise, require_share
 from methods.diffusion.solver import Solver
-from methods.options import with_options_of
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 

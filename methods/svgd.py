@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player, require_positive, require_share
-from methods.directed import Directed
-from methods.families import anneal
-from methods.optim import Adam, Optimiser, RMSprop, staircase
-from methods.options import with_options_of
-from methods.repulsion import ConstantBandwidth, SteinKernel, direction_backend, stein_direction
+from methods.parts.directed import Directed
+from methods.parts.families import anneal
+from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
+from methods.parts.options import with_options_of
+from methods.parts.repulsion import ConstantBandwidth, SteinKernel, particle_backend, stein_direction
 from targets.base import Target
 
 
@@ -27,7 +27,7 @@ class SVGD(Method):
     Args:
         target: needs a score.
         particles: n.
-        kernel, bandwidth: see ``methods.kernels``; h^2 = 0.5 med / log(n + 1) for the Gaussian one.
+        kernel, bandwidth: see ``methods.parts.kernels``; h^2 = 0.5 med / log(n + 1) for the Gaussian one.
         optimiser: ``adagrad``: the reference code's "Adagrad with momentum", phi / (1e-6 + sqrt(G)) with
             G <- 0.9 G + 0.1 phi^2 started at the first phi^2; or ``adam``.
         lr: step size; the reference code takes 0.001 to 0.5, by problem.
@@ -73,7 +73,7 @@ class SVGD(Method):
         return -(phi * self.particles).sum()
 
     def operations(self) -> dict[str, str]:
-        return {"stein_direction": direction_backend(self.particles)}
+        return {"stein_direction": particle_backend(self.particles)}
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """n draws with replacement from the particles, [n, d]."""
@@ -92,7 +92,7 @@ class AmortisedSVGD(Directed):
         batch: N, draws per step.
         batches: ``one``: phi is estimated on the draws that move, as in the paper; ``two``: on a second, independent
             batch, which makes it unbiased for a fixed bandwidth and gives it the mean of ``kpg``.
-        kernel: see ``methods.kernels``; the other options are those of ``methods.directed``.
+        kernel: see ``methods.parts.kernels``; the other options are those of ``methods.parts.directed``.
     """
 
     paper_name = "Amortised SVGD"
@@ -118,4 +118,4 @@ class AmortisedSVGD(Directed):
         return -(phi * x).sum() / self.batch
 
     def operations(self) -> dict[str, str]:
-        return {"stein_direction": direction_backend(self.q.log_var)}
+        return {"stein_direction": particle_backend(self.q.log_var)}

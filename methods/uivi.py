@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bench.registry import register
-from methods import hmc
 from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
-from methods.families import SemiImplicit, SemiImplicitMethod, anneal
-from methods.optim import Blocks, RMSprop, staircase
+from methods.parts import hmc
+from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
+from methods.parts.optim import Blocks, RMSprop, staircase
 from targets.base import Target
 
 SD_FLOOR = 1e-5

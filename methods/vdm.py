@@ -16,8 +16,8 @@ from methods.diffusion.data import spread
 from methods.diffusion.denoiser import Denoiser
 from methods.diffusion.gamma import Ends, Interior, Monotone, Straight
 from methods.diffusion.training import warm_cosine
-from methods.optim import Adam
-from methods.options import with_options_of
+from methods.parts.optim import Adam
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 NETWORK_STEPS = 1000

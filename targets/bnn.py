@@ -92,7 +92,7 @@ class NeuralRegression(DataPosterior):
     def dev_loss(self, x: Tensor) -> Tensor:
         """Mean squared error on the dev part of the mean prediction over draws, standardised; [n, d] -> scalar.
 
-        The official scripts start q by minimising it (99 steps): see ``methods.warm_start``.
+        The official scripts start q by minimising it (99 steps): see ``methods.parts.warm_start``.
 
         Raises:
             UserError: the target has no dev part.

@@ -12,7 +12,7 @@ from torch import nn
 from bench.fit.loop import fit
 from bench.fit.members import initialise
 from methods.base import Method, Player
-from methods.optim import Adam
+from methods.parts.optim import Adam
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from bench.fit.tape import Tape
 from bench.noise import DirectNoise, generator
 from bench.registry import entries, get
 from methods.base import Clock, Method, Noise, Player
-from methods.optim import SGD, Adam, RMSprop
+from methods.parts.optim import SGD, Adam, RMSprop
 from targets.base import Target
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 from toy_images import ToyImages

@@ -13,10 +13,10 @@ from bench.noise import DirectNoise, generator
 from bench.registry import get
 from methods.base import Clock
 from methods.ksivi import KSIVI
-from methods.precondition import precondition
+from methods.parts.precondition import precondition
+from methods.parts.stein import stein_discrepancy
 from methods.sivi import SIVI
 from methods.sivism import SIVISM, SIVISMTrick
-from methods.stein import stein_discrepancy
 from toy_gaussian import Gaussian
 
 

@@ -12,7 +12,7 @@ from methods.base import Clock
 from methods.diffusion.recompute import evaluated
 from methods.diffusion.steps import Steps
 from methods.hsivi_image import HSIVIImage
-from methods.optim import AMSGrad
+from methods.parts.optim import AMSGrad
 from targets.diffusion.card import TeacherCard
 from targets.diffusion.files import open_teacher, publish
 from targets.diffusion.grids import time_grid

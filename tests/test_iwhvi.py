@@ -13,10 +13,10 @@ from bench.errors import UserError
 from bench.noise import DirectNoise, generator
 from bench.registry import get
 from methods.base import Clock, Method
-from methods.bounds import lower, upper
 from methods.dsivi import DSIVI
 from methods.iwhvi import DIWHVI, HVM, IWHVI
-from methods.reverse import MixtureReverse, Reverse
+from methods.parts.bounds import lower, upper
+from methods.parts.reverse import MixtureReverse, Reverse
 from methods.scale_mixture import IWHVIScaleMixture
 from methods.sivi import SIVI
 from targets.base import Target

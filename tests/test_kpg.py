@@ -11,16 +11,18 @@ import torch
 from bench.errors import UserError
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
-from bench.registry import entries
+from bench.speed.plain import baselines
 from largest import Largest
-from methods import kernels, kpg_fused, kpg_is, live
+from methods import kpg_is
 from methods.base import Clock
 from methods.kpg import KPG
-from methods.kpg_direction import direction_backend
 from methods.kpg_is import KPGIS
-from methods.proposal import MixtureProposal, prior_over_mixture, slots
-from methods.repulsion import stein_direction
-from methods.stein import stein_discrepancy
+from methods.native import live
+from methods.parts import kernels, kpg_fused
+from methods.parts.kpg_direction import direction_backend
+from methods.parts.proposal import MixtureProposal, prior_over_mixture, slots
+from methods.parts.repulsion import stein_direction
+from methods.parts.stein import stein_discrepancy
 from methods.svgd import SVGD, AmortisedSVGD
 from methods.uivi import UIVI
 from targets.base import Target
@@ -62,7 +64,7 @@ def test_gradient_equals_the_plain_autograd_version(method):
     method = shaken(method)
     if isinstance(method, KPGIS):
         method.rows = 6  # several chunks, the last one short
-    plain = entries("baseline")[method.registered_name].obj
+    plain = baselines()[method.registered_name].obj
     for player in method.players():
         owned = [p for n, p in method.named_parameters() if n.startswith(player.owns)]
         ours = player.loss(noise("plain"), clock())

@@ -12,11 +12,11 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
-from methods.families import anneal
 from methods.flows import IAF
 from methods.gaussian import FullRank, MeanField
 from methods.ksivi import KSIVI
-from methods.optim import exponential, staircase
+from methods.parts.families import anneal
+from methods.parts.optim import exponential, staircase
 from methods.sivi import SIVI
 from methods.sivism import SIVISM, SIVISMTrick
 from toy_gaussian import COVARIANCE, MEAN, Gaussian

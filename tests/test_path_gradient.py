@@ -15,14 +15,14 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.fit.tape import Replay
 from bench.noise import DirectNoise, generator
-from bench.registry import entries
+from bench.speed.plain import baselines
 from largest import Largest
 from methods.aisivi import AISIVI
 from methods.base import Clock
 from methods.bsivi import BSIVI
-from methods.conditional_flow import ConditionalRealNVP
-from methods.seedwise import seedwise
-from methods.uniform_mixing import gaussian_mixture_score, merge, pieces
+from methods.native.seedwise import seedwise
+from methods.parts.conditional_flow import ConditionalRealNVP
+from methods.parts.uniform_mixing import gaussian_mixture_score, merge, pieces
 from toy_gaussian import Gaussian
 
 WIDTH = torch.tensor([2.0, 1.5])
@@ -216,7 +216,7 @@ def test_gradient_equals_the_plain_autograd_version(make):
     for player in method.players():
         owned = [p for n, p in method.named_parameters() if n.startswith(player.owns)]
         ours = player.loss(noise("plain"), clock)
-        theirs = entries("baseline")[method.registered_name].obj(method, player, noise("plain"), clock)
+        theirs = baselines()[method.registered_name].obj(method, player, noise("plain"), clock)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         for a, b in zip(torch.autograd.grad(ours, owned), torch.autograd.grad(theirs, owned), strict=True):
             assert (a - b).norm() <= 2e-4 * b.norm() + 1e-7

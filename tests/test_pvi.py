@@ -9,9 +9,9 @@ from bench.errors import UserError
 from bench.fit.loop import fit
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
+from methods.parts.symmetric import symmetric_exp
+from methods.parts.unit_mixture import mixture_backend, unit_mixture_score
 from methods.pvi import PVI
-from methods.symmetric import symmetric_exp
-from methods.unit_mixture import mixture_backend, unit_mixture_score
 from toy_gaussian import Gaussian
 
 

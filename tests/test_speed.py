@@ -13,14 +13,14 @@ from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from bench.speed import cells, command
-from bench.speed.plain import plain_step
+from bench.speed.plain import baselines, plain_step
 from bench.speed.render import markdown
 from methods.base import Clock
-from methods.published import discrepancy
-from methods.stein import stein_discrepancy
+from methods.baselines.ksivi import discrepancy
+from methods.parts.stein import stein_discrepancy
 from toy_gaussian import Gaussian
 
-# Methods for networks on images have a command of their own (tests/test_speed_published.py).
+# Methods for networks on images have a command of their own (tests/test_speed_full_size.py).
 METHODS = sorted(
     name
     for name, entry in entries("method").items()
@@ -57,7 +57,7 @@ def test_the_layered_baseline_is_the_methods_own_objective():
     method = entries("method")["hksivi"].obj(Gaussian(), batch=16, layers=2, hidden=(8,))
     clock = Clock(torch.zeros(()), 10)
     (player,) = method.players()
-    theirs = entries("baseline")["hksivi"].obj(method, player, DirectNoise(generator(1)), clock)
+    theirs = baselines()["hksivi"].obj(method, player, DirectNoise(generator(1)), clock)
     torch.testing.assert_close(player.loss(DirectNoise(generator(1)), clock), theirs)
 
 

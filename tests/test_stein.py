@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import native
 from bench.errors import UserError
-from methods import kernels, stein_native
-from methods.kernels import BANDWIDTHS, KERNELS
-from methods.stein import stein_backend, stein_discrepancy
+from methods.native import stein as stein_native
+from methods.parts import kernels
+from methods.parts.kernels import BANDWIDTHS, KERNELS
+from methods.parts.stein import stein_backend, stein_discrepancy
 
 FUSED = pytest.param(
     "fused", marks=pytest.mark.skipif(stein_backend() != "fused", reason="no C++ compiler for the fused pass")
@@ -164,7 +165,7 @@ class Ops(TorchDispatchMode):
 @pytest.mark.parametrize("bandwidth", BANDWIDTHS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_torch_backend_op_count_does_not_depend_on_seeds_and_never_syncs(kernel, bandwidth):
-    from methods.stein import closed_form
+    from methods.parts.stein import closed_form
 
     counts = []
     for S in (1, 5):
@@ -348,7 +349,7 @@ def test_concurrent_builds_leave_one_good_library(fresh, monkeypatch):
 def test_loading_leaves_the_processs_float_mode_alone():
     code = """
 import torch
-from methods.stein import stein_backend
+from methods.parts.stein import stein_backend
 assert stein_backend() == "fused"
 assert torch.tensor(1e-38).mul(0.01).item() > 0, "denormals are flushed"
 """

@@ -11,8 +11,8 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
-from methods.optim import Adam, Blocks, RMSprop
-from methods.repulsion import closed_form, direction_backend, stein_direction
+from methods.parts.optim import Adam, Blocks, RMSprop
+from methods.parts.repulsion import closed_form, particle_backend, stein_direction
 from methods.svgd import SVGD, AmortisedSVGD
 from toy_gaussian import COVARIANCE, MEAN, Gaussian
 
@@ -39,7 +39,7 @@ def test_direction_equals_autograd_of_the_kernel(kernel, d):
     torch.testing.assert_close(stein_direction(x, y, score, kernel=kernel), want)
 
 
-@pytest.mark.skipif(direction_backend(torch.zeros(1)) != "fused", reason="no C++ compiler for the fused pass")
+@pytest.mark.skipif(particle_backend(torch.zeros(1)) != "fused", reason="no C++ compiler for the fused pass")
 @pytest.mark.parametrize("bandwidth", ["detached", "bisection"])
 @pytest.mark.parametrize("kernel", ["gaussian", "imq"])
 @pytest.mark.parametrize("N, M, d", [(1, 1, 2), (60, 71, 2), (37, 53, 1), (37, 53, 7)])

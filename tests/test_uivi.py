@@ -10,8 +10,8 @@ import torch
 from bench.fit.program import Program
 from bench.fit.tape import Tape
 from bench.noise import DirectNoise, generator
-from methods import hmc
 from methods.base import Clock
+from methods.parts import hmc
 from methods.uivi import SD_FLOOR, UIVI
 from toy_gaussian import Gaussian
 

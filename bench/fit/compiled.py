@@ -53,7 +53,7 @@ def trace(program: Program, change: Change, state: State, more: list[Tensor]) ->
     # one for all nodes: otherwise every node makes its own, a third of the time of tracing
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         graph = make_fx(in_place(change, state))(values, more)
-    graph.__dict__["program"] = program  # an operation of the graph may call back into the method (methods.live)
+    graph.__dict__["program"] = program  # an operation of the graph may call back into the method (methods.native.live)
     return graph
 
 

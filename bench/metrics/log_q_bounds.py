@@ -22,8 +22,8 @@ from bench.metrics.base import Fitted
 from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise, derived_seed
 from methods.base import Method
-from methods.bounds import lower, upper
-from methods.reverse import MixtureReverse, Reverse
+from methods.parts.bounds import lower, upper
+from methods.parts.reverse import MixtureReverse, Reverse
 
 NUMBERS_PER_CHUNK = 30_000_000
 PAIRS = 4096

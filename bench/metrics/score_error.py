@@ -12,8 +12,8 @@ from torch.distributions import Distribution, Independent, Normal
 from bench.metrics.base import Fitted, Metric, Value
 from bench.metrics.pairs import pairs
 from bench.registry import register
-from methods import hmc
 from methods.base import Method, Noise
+from methods.parts import hmc
 from targets.base import Target, Unsupported
 
 Estimator = Callable[[Tensor, Tensor, Noise], Tensor]

@@ -1,8 +1,9 @@
 """Builds and loads small C++ libraries with the system's compiler, on first use.
 
-An operation that plain torch does badly (``methods.stein``, ``targets.relu_net``) has a C++ source beside it and one
-``Library`` that names it.  The library lands in the cache folder (``bench.places``) under a name that hashes source,
-flags, compiler and processor, so a change of any of them builds anew, and nothing is ever built twice.  Environment:
+An operation that plain torch does badly (``methods.parts.stein``, ``targets.relu_net``) has a C++ source, and beside it
+a Python file with the ``Library`` that names it (``methods.native``).  The library lands in the cache folder
+(``bench.places``) under a name that hashes source, flags, compiler and processor, so a change of any of them builds
+anew, and nothing is ever built twice.  Environment:
 
     SIVIBENCH_FUSED   0 never use them; 1 demand them (``UserError`` if one cannot be built); unset: where possible
     CXX               compiler (default: c++, then g++)

@@ -15,24 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from bench.noise import DirectNoise, generator
-from bench.registry import entries
+from bench.registry import Entry, entries, import_modules
 from methods.base import Clock, Method, Noise, Player
-from methods.optim import SGD, Adam, AMSGrad, Blocks, Optimiser, RMSprop
+from methods.parts.optim import SGD, Adam, AMSGrad, Blocks, Optimiser, RMSprop
+
+
+def baselines() -> dict[str, Entry]:
+    """The registered baselines by the name of their method or target; their modules are read here and nowhere else."""
+    for package in ("methods.baselines", "targets.baselines"):
+        import_modules(package)
+    return entries("baseline")
 
 
 def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], None]:
     """A callable that performs one iteration of one seed."""
     parameter = next(method.parameters())
     noise = DirectNoise(generator(seed, "speed"), parameter.device, parameter.dtype)
-    baselines = entries("baseline")
-    published_loss = baselines.get(method.registered_name)
-    published_score = baselines.get(method.target.registered_name)
-    if published_score is not None:
-        score = partial(published_score.obj, method.target)
+    known = baselines()
+    plain_loss = known.get(method.registered_name)
+    plain_score = known.get(method.target.registered_name)
+    if plain_score is not None:
+        score = partial(plain_score.obj, method.target)
         method.target.score = score  # type: ignore[method-assign]  # on this one object only
-    published = None if published_loss is None else published_loss.obj
+    baseline = None if plain_loss is None else plain_loss.obj
     moving = [player for player in method.players() if player.moves_at(iterations - 1)]  # as the suite's step
-    moves = [_move(method, player, noise, published) for player in moving]
+    moves = [_move(method, player, noise, baseline) for player in moving]
     done = 0
 
     def step() -> None:
@@ -45,7 +52,7 @@ def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], N
     return step
 
 
-def _move(method: Method, player: Player, noise: Noise, published: Callable | None) -> Callable[[Clock], None]:
+def _move(method: Method, player: Player, noise: Noise, baseline: Callable | None) -> Callable[[Clock], None]:
     """All of a player's steps in one iteration."""
     if player.loss is None:
         return partial(_update, method, player, noise)
@@ -55,7 +62,7 @@ def _move(method: Method, player: Player, noise: Noise, published: Callable | No
         if p.requires_grad and any(n == o or n.startswith(o + ".") for o in player.owns)
     ]
     optimiser, average = _optimiser(player.optimiser, owned), [p.detach().clone() for p in owned]
-    loss_of = player.loss if published is None else partial(published, method, player)
+    loss_of = player.loss if baseline is None else partial(baseline, method, player)
 
     def move(clock: Clock) -> None:
         for _ in range(player.steps):

@@ -1,6 +1,6 @@
 """Arithmetic of the full image experiments of ``conf/paper``, counted on networks without values; nothing is timed.
 
-    python -m bench.speed.work --output results/speed/published_work.json
+    python -m bench.speed.work --output results/speed/full_size_work.json
 
 With F operations of one evaluation of the network for one image, a backward pass through activations and through
 parameters costs F each.  One row of a step of N layers costs
@@ -26,7 +26,7 @@ from bench.config import compose
 from bench.environment import git_state
 from bench.files import write_atomic
 from bench.reproduce.tables import load_table
-from bench.speed.published import ARCHITECTURES
+from bench.speed.full_size import ARCHITECTURES
 from targets.diffusion.networks import make_network
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from methods.base import Clock, Loss, Player, require_fraction, require_not_negative, require_positive
-from methods.optim import Adam, Schedule
+from methods.parts.optim import Adam, Schedule
 
 
 def warm_cosine(warm_up: int, until_end: int, floor: float = 0.0) -> Schedule:

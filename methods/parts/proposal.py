@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.families import mlp
+from methods.parts.families import mlp
 
 SD_FLOOR = 1e-6
 """Added to the proposal's standard deviation, so that its logarithm stays finite."""

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Clock, Noise, Player, require_positive, require_share
-from methods.families import SemiImplicit, SemiImplicitMethod
-from methods.kernels import squares
-from methods.optim import Adam, Schedule, staircase
+from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.kernels import squares
+from methods.parts.optim import Adam, Schedule, staircase
 from targets.base import Target
 
 FLOOR = 1e-10

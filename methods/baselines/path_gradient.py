@@ -1,6 +1,6 @@
 """What the script of AISIVI computes, for the speed baseline: grad log q by autograd through [n, k, d] differences.
 
-Not used by any fit (see ``methods.published``).
+Not used by any fit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bench.registry import register
 from methods.aisivi import AISIVI
 from methods.base import Clock, Noise, Player
 from methods.bsivi import BSIVI
-from methods.conditional_flow import EDGE, SMALLEST_SCALE, ConditionalCoupling, ConditionalRealNVP
-from methods.uniform_mixing import PathGradientMethod
+from methods.parts.conditional_flow import EDGE, SMALLEST_SCALE, ConditionalCoupling, ConditionalRealNVP
+from methods.parts.uniform_mixing import PathGradientMethod
 
 
 def _surrogate(method: PathGradientMethod, x: Tensor, means: Tensor, log_weights: Tensor) -> Tensor:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bench.native import Library
-from methods import kernels
-from methods.batched import leading, matrices, require_one_dtype, with_seeds
+from methods.native import direction as native
+from methods.native.batched import leading, matrices, require_one_dtype, with_seeds
+from methods.parts import kernels
 
 ConstantBandwidth = Literal["detached", "bisection"]
 SteinKernel = Literal["gaussian", "imq"]
-
-LIBRARY = Library(
-    "stein_direction",
-    "the fused Stein variational direction",
-    Path(__file__).with_name("direction_pairs.cpp"),
-    headers=("stein_select.hpp", "stein_profile.hpp"),
-    functions={"sivibench_stein_direction": [*[ctypes.c_int64] * 4, *[ctypes.c_int] * 2, *[ctypes.c_void_p] * 4]},
-)
 
 
 def stein_direction(
@@ -31,7 +21,7 @@ def stein_direction(
 ) -> Tensor:
     """phi(x_i) = (1/M) sum_j [k(y_j, x_i) s_p(y_j) + grad_{y_j} k(y_j, x_i)]  (Liu & Wang 2016, 1608.04471, eq. 8).
 
-    The median bandwidth is a constant; its L is log(N + 1) with N = rows of x (``methods.kernels``).
+    The median bandwidth is a constant; its L is log(N + 1) with N = rows of x (``methods.parts.kernels``).
 
     Args:
         x: points that move, [..., N, d].
@@ -48,15 +38,15 @@ def stein_direction(
     if y.shape[-2:] != score.shape[-2:] or x.shape[-1] != y.shape[-1]:
         raise ValueError(f"shapes x {x.shape}, y {y.shape}, score {score.shape} do not match")
     x, y, score = x.detach(), y.detach(), score.detach()
-    if direction_backend(x) == "fused":
+    if particle_backend(x) == "fused":
         return _fused(x, y, score, kernel, bandwidth)
     return closed_form(x, y, score, kernel, bandwidth)
 
 
-def direction_backend(x: Tensor) -> Literal["fused", "torch"]:
+def particle_backend(x: Tensor) -> Literal["fused", "torch"]:
     """Which implementation takes points like x, for the run record and while tracing."""
     applies = x.device.type == "cpu" and x.dtype == torch.float32
-    return "fused" if applies and LIBRARY.get() is not None else "torch"
+    return "fused" if applies and native.LIBRARY.get() is not None else "torch"
 
 
 def closed_form(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: str) -> Tensor:
@@ -72,13 +62,8 @@ def closed_form(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: str
 @torch.library.custom_op("sivibench::stein_direction", mutates_args=())
 def _fused(x: Tensor, y: Tensor, score: Tensor, kernel: str, bandwidth: str) -> Tensor:
     """The direction by the fused pass: one opaque node of a traced program."""
-    native = LIBRARY.get()
-    assert native is not None, "callers ask direction_backend() first"
-    x_, y_, score_ = matrices(x, y, score)
-    phi = torch.empty_like(x_)
-    sizes = (*x_.shape[:2], *y_.shape[1:], kernels.KERNELS.index(kernel), kernels.BANDWIDTHS.index(bandwidth))
-    if native.sivibench_stein_direction(*sizes, *(t.data_ptr() for t in (x_, y_, score_, phi))):
-        raise ValueError(f"no Stein direction for kernel {kernel!r}")
+    points, draws, scores = matrices(x, y, score)
+    phi = native.fused_direction(points, draws, scores, kernel, bandwidth)
     return phi.reshape(*leading(x, y, score), *x.shape[-2:])
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.kernels import squares
+from methods.parts.kernels import squares
 
 SMALLEST_SCALE = 1e-7
 EDGE = 1e-6

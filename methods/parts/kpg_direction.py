@@ -17,9 +17,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from methods import kernels, kpg_native
-from methods.families import SemiImplicit, relu_layers
-from methods.proposal import prior_over_mixture
+from methods.native import kpg as native
+from methods.parts import kernels
+from methods.parts.families import SemiImplicit, relu_layers
+from methods.parts.proposal import prior_over_mixture
 from targets.base import Target
 
 
@@ -52,7 +53,7 @@ def direction_backend(method: ImportanceMethod) -> Literal["fused", "torch"]:
         return "torch"
     if type(target).score is Target.score or type(target).subsample is not Target.subsample:
         return "torch"
-    return "fused" if kpg_native.LIBRARY.get() is not None else "torch"
+    return "fused" if native.LIBRARY.get() is not None else "torch"
 
 
 def dense(

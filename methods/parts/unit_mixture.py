@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bench.native import Library
-from methods import kernels
-from methods.batched import leading, matrices, require_one_dtype, with_seeds
-
-LIBRARY = Library(
-    "unit_mixture",
-    "the fused score of a mixture",
-    Path(__file__).with_name("unit_mixture.cpp"),
-    headers=(),
-    functions={"sivibench_unit_mixture": [*[ctypes.c_int64] * 4, *[ctypes.c_void_p] * 3]},
-)
+from methods.native import unit_mixture as native
+from methods.native.batched import leading, matrices, require_one_dtype, with_seeds
+from methods.parts import kernels
 
 
 def unit_mixture_score(x: Tensor, centres: Tensor) -> Tensor:
@@ -48,17 +38,14 @@ def unit_mixture_score(x: Tensor, centres: Tensor) -> Tensor:
 def mixture_backend(x: Tensor) -> Literal["fused", "torch"]:
     """Which implementation takes points like x [..., d], for the run record and while tracing."""
     applies = x.device.type == "cpu" and x.dtype == torch.float32
-    return "fused" if applies and LIBRARY.get() is not None else "torch"
+    return "fused" if applies and native.LIBRARY.get() is not None else "torch"
 
 
 @torch.library.custom_op("sivibench::unit_mixture", mutates_args=())
 def _fused(x: Tensor, centres: Tensor) -> Tensor:
     """The fused pass: one opaque node of a traced program."""
-    native = LIBRARY.get()
-    assert native is not None, "callers ask mixture_backend() first"
-    points, c = matrices(x, centres)
-    out = torch.empty_like(points)
-    native.sivibench_unit_mixture(*points.shape[:2], *c.shape[1:], *(t.data_ptr() for t in (points, c, out)))
+    points, components = matrices(x, centres)
+    out = native.fused_score(points, components)
     return out.reshape(*leading(x, centres), *x.shape[-2:])
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.families import anneal
 from methods.hksivi import HKSIVI
-from methods.kernels import profile
 from methods.ksivi import KSIVI
-from methods.precondition import precondition
+from methods.parts.families import anneal
+from methods.parts.kernels import profile
+from methods.parts.precondition import precondition
 
 
 @register(

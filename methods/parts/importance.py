@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from methods.base import Clock, Method, Noise, Player
-from methods.bounds import upper
-from methods.optim import Adam, Schedule
-from methods.reverse import GaussianReverse
+from methods.parts.bounds import upper
+from methods.parts.optim import Adam, Schedule
+from methods.parts.reverse import GaussianReverse
 
 Moments = tuple[Tensor, Tensor]
 

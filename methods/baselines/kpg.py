@@ -14,9 +14,9 @@ from torch.distributions import Independent, Normal
 
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.families import SemiImplicit, anneal
 from methods.kpg import KPG
 from methods.kpg_is import KPGIS
+from methods.parts.families import SemiImplicit, anneal
 from methods.svgd import SVGD, AmortisedSVGD
 from methods.uivi import UIVI
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods import live
-from methods.batched import with_seeds
+from methods.native import live
+from methods.native.batched import with_seeds
 
 
 class _Caller(nn.Module):

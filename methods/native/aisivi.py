@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.native import Library
-from methods.conditional_flow import ConditionalCoupling, ConditionalRealNVP
+from methods.parts.conditional_flow import ConditionalCoupling, ConditionalRealNVP
 
 _INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
 

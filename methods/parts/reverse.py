@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import Noise
-from methods.families import Activation, mlp
+from methods.parts.families import Activation, mlp
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 SPREAD = 5.0

@@ -13,7 +13,7 @@ from bench.fit.compiled import build
 from bench.fit.members import initialise
 from bench.fit.program import Program
 from bench.fit.tape import Tape
-from bench.speed.published import ARCHITECTURES, Unseen, step
+from bench.speed.full_size import ARCHITECTURES, Unseen, step
 from bench.speed.work import row_of_step
 from methods.hsivi_image import HSIVIImage
 
@@ -42,7 +42,7 @@ def test_a_step_costs_what_the_estimate_says(recompute):
 @pytest.mark.parametrize("table", list(ARCHITECTURES))
 def test_the_docs_print_the_record_of_the_full_runs(table):
     root = Path(__file__).resolve().parents[1]
-    rows = json.loads((root / "results" / "speed" / "published_work.json").read_text())["rows"]
+    rows = json.loads((root / "results" / "speed" / "full_size_work.json").read_text())["rows"]
     mine = [row for row in rows if row["table"] == table]
     assert [row["nfe"] for row in mine] == [5, 10, 15]
     units = (1e18, 1e13 * 86_400, 4e13 * 86_400)

@@ -4,8 +4,9 @@
 
 Autograd over [N, N] arrays is where a KSIVI step spends its time: this operation computes value and all four gradients
 at once, so that a step only pulls them back through the networks.  Two implementations give the same numbers to float
-rounding: ``closed_form`` (batched torch, any device and dtype) and a fused C++ pass (CPU, float32; ``stein_native``).
-Both work under ``vmap``, ``grad``, ``make_fx`` and ``torch.compile``; the fused one is a single opaque node there.
+rounding: ``closed_form`` (batched torch, any device and dtype) and a fused C++ pass (``methods.native.stein``; CPU,
+float32).  Both work under ``vmap``, ``grad``, ``make_fx`` and ``torch.compile``; the fused one is a single opaque node
+there.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods import kernels, stein_native
-from methods.batched import require_one_dtype, with_seeds
-from methods.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
+from methods.native import stein as native
+from methods.native.batched import require_one_dtype, with_seeds
+from methods.parts import kernels
+from methods.parts.kernels import BANDWIDTHS, KERNELS, Bandwidth, Kernel
 
 Backend = Literal["auto", "torch", "fused"]
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -46,8 +48,8 @@ def stein_discrepancy(
         y: independent draws, [..., M, d]; the u-statistic uses x in its place.
         f: s_p - grad log q(x | z) at x, [..., N, d].
         g: the same at y, [..., M, d]; the u-statistic uses f in its place.
-        kernel: see ``methods.kernels``.
-        bandwidth: rule for the median m, see ``methods.kernels.Bandwidth``; ``exact`` is differentiated through.
+        kernel: see ``methods.parts.kernels``.
+        bandwidth: rule for the median m, see ``methods.parts.kernels.Bandwidth``; ``exact`` is differentiated through.
         ustat: the u-statistic instead of the vanilla one.
         backend: ``auto`` (fused where it applies), or one of the two by name.
 
@@ -70,7 +72,7 @@ def stein_discrepancy(
 def stein_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Literal["fused", "torch"]:
     """Which implementation ``auto`` takes for tensors of this device and dtype (for the run record)."""
     applies = torch.device(device).type == "cpu" and dtype == torch.float32
-    return "fused" if applies and stein_native.LIBRARY.get() is not None else "torch"
+    return "fused" if applies and native.LIBRARY.get() is not None else "torch"
 
 
 def closed_form(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool) -> Pairs:
@@ -105,7 +107,7 @@ def _fused(
     def flat(t: Tensor) -> Tensor:
         return t.reshape(-1, *t.shape[-2:])
 
-    loss, gx, gy, gf, gg = stein_native.fused_pairs(flat(x), flat(y), flat(f), flat(g), kernel, bandwidth, ustat)
+    loss, gx, gy, gf, gg = native.fused_pairs(flat(x), flat(y), flat(f), flat(g), kernel, bandwidth, ustat)
     return loss.reshape(x.shape[:-2]), gx.reshape_as(x), gy.reshape_as(y), gf.reshape_as(f), gg.reshape_as(g)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.nn.functional import softplus
 
-from methods import kernels
-from methods.families import mlp
-from methods.symmetric import symmetric_exp
-from methods.unit_mixture import unit_mixture_score
+from methods.parts import kernels
+from methods.parts.families import mlp
+from methods.parts.symmetric import symmetric_exp
+from methods.parts.unit_mixture import unit_mixture_score
 
 KernelMean = Literal["const", "push", "skip", "lskip"]
 SCALE_FLOOR = 1e-6

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from methods.base import Clock, Loss, Method, Noise, Player
-from methods.optim import Adam
+from methods.parts.optim import Adam
 
 
 def warm_start(

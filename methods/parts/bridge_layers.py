@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from methods.base import Clock, Loss, Method, Noise, Player, require_fraction, require_not_negative, require_positive
-from methods.families import SemiImplicit
-from methods.optim import Adam, staircase
+from methods.parts.families import SemiImplicit
+from methods.parts.optim import Adam, staircase
 from targets.base import Target
 from targets.bridge import Ladder
 

@@ -1,6 +1,6 @@
 """One optimisation step of the image experiments of ``conf/paper`` at their true sizes: seconds, memory, arithmetic.
 
-    python -m bench.speed.published hsivi_cifar10 --batch 2 --output results/speed/published_cpu.json
+    python -m bench.speed.full_size hsivi_cifar10 --batch 2 --output results/speed/full_size_cpu.json
 
 Neither images nor a published teacher is needed: the network of the right architecture has random weights.  Each player
 moves once, so that any number of steps of the critic and of processes can be worked out from the figures.
@@ -139,7 +139,7 @@ def _now(device: torch.device) -> float:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure one table and add the row to a file."""
-    parser = argparse.ArgumentParser(prog="python -m bench.speed.published", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.speed.full_size", description=__doc__)
     parser.add_argument("table", choices=list(ARCHITECTURES))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", default="cpu")

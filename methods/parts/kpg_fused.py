@@ -1,8 +1,8 @@
 """The direction of KPG-IS (formula: ``kpg_direction``) in one pass over the draws that are used (CPU, float32).
 
-Seed by seed, C++ (``kpg_native``) packs the draws that are used, passes them through the network in strips and weighs
-them; the score is evaluated on blocks that stay in the cache.  It is one opaque node of a traced program, which calls
-the target when it runs.
+Seed by seed, C++ (``methods.native.kpg``) packs the draws that are used, passes them through the network in strips and
+weighs them; the score is evaluated on blocks that stay in the cache.  It is one opaque node of a traced program, which
+calls the target when it runs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods import kpg_native, live
-from methods.batched import with_seeds
-from methods.families import relu_layers
-from methods.kpg_direction import ImportanceMethod
+from methods.native import kpg as native
+from methods.native import live
+from methods.native.batched import with_seeds
+from methods.parts.families import relu_layers
+from methods.parts.kpg_direction import ImportanceMethod
 
 BLOCK = 1 << 14
 """Gaussian draws that are passed to the target's score at once."""
@@ -70,7 +71,7 @@ def _one_seed(method: Any, tensors: list[Tensor], out: Tensor) -> None:
     (N, d), (c, k) = x.shape, eps.shape[1:]
     each = c if u is None else u.shape[1]  # Gaussian draws of a row at most
     rows = min(N, max(1, BLOCK // each))
-    forward, score = kpg_native.Network(layers, sigma), method.target.score
+    forward, score = native.Network(layers, sigma), method.target.score
 
     def evaluate(z: Tensor, xi: Tensor, y: Tensor, f: Tensor) -> None:
         """x' and s_c - s_p there, into y and f."""
@@ -85,9 +86,9 @@ def _one_seed(method: Any, tensors: list[Tensor], out: Tensor) -> None:
     n = 0
     for first in range(0, N, rows):
         room = (block_z, block_xi, odds[n:], count)
-        found = kpg_native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
+        found = native.gather(first, min(first + rows, N), u, (alpha, m, s), (eps, own_xi), room)
         part = slice(n, n + found)
         if found:
             evaluate(block_z[:found], block_xi[:found], own_y[part], own_f[part])
         n += found
-    kpg_native.weigh(x, u, (alpha, m, s), (z, y, f), (own_y[:n], own_f[:n], odds, count), c, method.bandwidth, out)
+    native.weigh(x, u, (alpha, m, s), (z, y, f), (own_y[:n], own_f[:n], odds, count), c, method.bandwidth, out)

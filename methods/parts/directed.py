@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
-from methods.families import SemiImplicit, SemiImplicitMethod
-from methods.optim import Adam, staircase
-from methods.repulsion import ConstantBandwidth
+from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.optim import Adam, staircase
+from methods.parts.repulsion import ConstantBandwidth
 from targets.base import Target
 
 
@@ -24,7 +24,7 @@ class Directed(SemiImplicitMethod):
         hidden: hidden layer sizes of mu.
         log_var: initial log variance of q(x | z).
         log_var_min: lower clamp of the log variance.
-        bandwidth: rule for the median bandwidth, see ``methods.kernels.Bandwidth``.
+        bandwidth: rule for the median bandwidth, see ``methods.parts.kernels.Bandwidth``.
         lr, beta1, beta2: Adam.
         decay, decay_every: learning rate times decay every so many steps.
         anneal: the fraction of the run over which the target's score is annealed, as in ``ksivi``.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from methods.symmetric import cholesky
+from methods.parts.symmetric import cholesky
 
 Precondition = Literal["none", "inverse_covariance", "affine"]
 

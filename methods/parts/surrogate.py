@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from methods.families import SemiImplicit
-from methods.kernels import statistic
+from methods.parts.families import SemiImplicit
+from methods.parts.kernels import statistic
 
 PAIRWISE_DIM = 64
 """Largest dimension in which all differences between draws and auxiliary means are formed."""

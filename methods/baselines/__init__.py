@@ -1,0 +1,1 @@
+"""Plain losses of methods, as a published script writes them; only ``bench.speed`` imports them, to time them."""

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_not_negative, require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player
 from methods.native import aisivi as native
 from methods.native.seedwise import seedwise
 from methods.parts.conditional_flow import ConditionalRealNVP

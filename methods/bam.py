@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_positive
+from methods.base import Clock, Noise, Player
 from methods.gaussian import GaussianFamily
 from methods.parts.symmetric import cholesky
 from targets.base import Target

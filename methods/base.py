@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from bench.errors import UserError
 from methods.parts.optim import Adam, Optimiser, Schedule, constant
 from targets.base import Target
 
@@ -91,63 +90,6 @@ class Player:
         """In how many of the iterations first..last-1 the player moves."""
         until = last if self.until is None else min(last, self.until)
         return max(0, until - max(first, self.start))
-
-
-def require_positive(**values: float | Sequence[float]) -> None:
-    """Refuse hyper-parameters that are not positive (each element of a sequence).
-
-    Raises:
-        UserError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if any(v <= 0 for v in (value if isinstance(value, Sequence) else (value,))):
-            raise UserError(f"method.{name}={value} must be positive", "change the override or leave it out")
-
-
-def require_at_least(minimum: float, **values: float) -> None:
-    """Refuse hyper-parameters below ``minimum``, which is allowed itself.
-
-    Raises:
-        UserError: naming the first that is below.
-    """
-    for name, value in values.items():
-        if value < minimum:
-            raise UserError(f"method.{name}={value} must be at least {minimum}", "change the override or leave it out")
-
-
-def require_fraction(**values: float) -> None:
-    """Refuse hyper-parameters outside [0, 1): decays of averages, with 1 the average would keep its first value.
-
-    Raises:
-        UserError: naming the first that is outside.
-    """
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise UserError(
-                f"method.{name}={value} must be at least 0 and below 1", "change the override or leave it out"
-            )
-
-
-def require_share(**values: float) -> None:
-    """Refuse hyper-parameters outside [0, 1]: parts of a whole, of which 1 is all.
-
-    Raises:
-        UserError: naming the first that is outside.
-    """
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"method.{name}={value} must lie between 0 and 1", "change the override or leave it out")
-
-
-def require_not_negative(**values: float) -> None:
-    """Refuse negative hyper-parameters.
-
-    Raises:
-        UserError: naming the first that is negative.
-    """
-    for name, value in values.items():
-        if value < 0:
-            raise UserError(f"method.{name}={value} must not be negative", "change the override or leave it out")
 
 
 class Method(nn.Module):

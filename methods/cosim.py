@@ -7,8 +7,9 @@ from typing import Literal
 from torch import Generator as TorchGenerator
 from torch import Tensor, nn
 
+from bench.checks import require_not_negative, require_positive, require_share
 from bench.registry import register
-from methods.base import Clock, Noise, require_not_negative, require_positive, require_share
+from methods.base import Clock, Noise
 from methods.diffusion.games import game, regression
 from methods.diffusion.generator import Generator
 from methods.diffusion.networks import Conditioned

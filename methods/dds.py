@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.families import mlp
 from methods.parts.optim import Adam, staircase
 from targets.base import Target

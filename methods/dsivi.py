@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_not_negative
 from bench.registry import register
-from methods.base import Clock, Noise, require_not_negative
+from methods.base import Clock, Noise
 from methods.sivi import SIVI
 from targets.base import Target
 from targets.scale_prior import SemiImplicitPrior

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_not_negative, require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player
 from methods.diffusion.generator import Generator, LevelWeight, level_weight
 from methods.parts.options import with_options_of
 from targets.base import Target

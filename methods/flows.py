@@ -12,8 +12,9 @@ from zuko.flows import Flow
 from zuko.lazy import LazyInverse, LazyTransform, UnconditionalTransform
 from zuko.transforms import DependentTransform, MonotonicAffineTransform
 
+from bench.checks import require_at_least, require_not_negative, require_positive
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.optim import Adam, staircase
 from targets.base import Target
 
@@ -164,6 +165,7 @@ class NSF(FlowMethod):
         clip: float = 10.0,
     ) -> None:
         require_at_least(2, bins=bins)
+        require_not_negative(coupling_above=coupling_above)
         self.bins, self.coupling_above = bins, coupling_above
         super().__init__(
             target, transforms=transforms, hidden=hidden, batch=batch, lr=lr, decay=decay, decay_every=decay_every,

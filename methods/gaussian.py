@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.optim import Adam, staircase
 from targets.base import Target
 

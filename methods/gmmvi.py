@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_at_least, require_positive
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_at_least, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.symmetric import cholesky
 from targets.base import Target
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_positive
+from methods.base import Clock, Noise, Player
 from methods.parts.bridge_layers import BridgeLayers
 from methods.parts.families import SemiImplicit, mlp
 from methods.parts.options import with_options_of

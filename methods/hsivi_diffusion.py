@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_positive
+from methods.base import Clock, Noise, Player
 from methods.diffusion.games import game, regression
 from methods.diffusion.layered import LayeredSampler
 from methods.diffusion.layers import antithetic, layer_networks

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_fraction, require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.diffusion.games import game
 from methods.diffusion.layers import LogGamma, antithetic
 from methods.diffusion.recompute import Precision, evaluated

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, require_positive
+from methods.base import Clock, Noise
 from methods.parts.families import SemiImplicit, SemiImplicitMethod
 from methods.parts.importance import Importance
 from methods.parts.optim import staircase

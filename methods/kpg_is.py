@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bench.checks import require_fraction, require_not_negative, require_positive, require_share
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.parts.kpg_direction import dense, direction_backend
 from methods.parts.kpg_fused import fused

@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from bench.checks import require_fraction, require_not_negative, require_positive, require_share
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
 from methods.parts.kernels import Bandwidth, Kernel
 from methods.parts.optim import Adam, staircase
@@ -101,8 +102,8 @@ class KSIVI(SemiImplicitMethod):
     ) -> None:
         super().__init__(target)
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
-        require_positive(warm_lr=warm_lr, clip=1.0 if clip is None else clip)
-        require_fraction(beta1=beta1, beta2=beta2, ema=0.0 if ema is None else ema)
+        require_positive(warm_lr=warm_lr, clip=clip)
+        require_fraction(beta1=beta1, beta2=beta2, ema=ema)
         require_share(anneal=anneal)
         require_full_rank(precondition, batch, target.dim)
         if statistic == "ustat" and batch < 2:

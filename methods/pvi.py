@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from bench.checks import require_fraction, require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.optim import RMSprop, exponential
 from methods.parts.particle_kernel import ConstantKernel, KernelMean, NetworkKernel, ParticleKernel
 from methods.parts.unit_mixture import mixture_backend

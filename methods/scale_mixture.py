@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from bench.checks import require_not_negative, require_positive
 from bench.registry import register
-from methods.base import Noise, require_not_negative, require_positive
+from methods.base import Noise
 from methods.parts.importance import Importance, Moments
 from methods.parts.optim import staircase
 from methods.parts.reverse import ElementwiseReverse, log_normal

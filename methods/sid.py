@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from bench.checks import require_positive
 from bench.registry import register
-from methods.base import Clock, Noise, require_positive
+from methods.base import Clock, Noise
 from methods.diffusion.games import game
 from methods.diffusion.generator import Generator
 from methods.parts.options import with_options_of

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 
+from bench.checks import require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player
 from methods.parts.families import Activation, SemiImplicit, SemiImplicitMethod
 from methods.parts.optim import SGD, Adam, exponential
 from methods.parts.surrogate import surrogate
@@ -120,7 +121,9 @@ class SIVI(SemiImplicitMethod):
             raise UserError(
                 "method.learn_var with covariance=full", "leave it out: the full covariance is always trained"
             )
-        require_not_negative(warm_start=warm_start)
+        if covariance == "full" and entry == 0:
+            raise UserError("method.entry=0 with covariance=full is a singular covariance", "start at another value")
+        require_not_negative(warm_start=warm_start, scale_until=scale_until)
         sizes = target.dim, noise_dim, tuple(hidden)
         if covariance == "full":
             self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_fraction, require_not_negative, require_positive, require_share
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
 from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
 from methods.parts.options import with_options_of

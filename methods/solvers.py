@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.checks import require_share
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Noise, require_share
+from methods.base import Noise
 from methods.diffusion.solver import Solver
 from methods.parts.options import with_options_of
 from targets.base import Target

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive, require_share
 from bench.registry import register
-from methods.base import Clock, Method, Noise, Player, require_positive, require_share
+from methods.base import Clock, Method, Noise, Player
 from methods.parts.directed import Directed
 from methods.parts.families import anneal
 from methods.parts.optim import Adam, Optimiser, RMSprop, staircase

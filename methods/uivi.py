@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bench.checks import require_fraction, require_positive, require_share
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts import hmc
 from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
 from methods.parts.optim import Blocks, RMSprop, staircase

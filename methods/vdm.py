@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bench.checks import require_fraction, require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
-from methods.base import Clock, Noise, Player, require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Noise, Player
 from methods.diffusion.data import spread
 from methods.diffusion.denoiser import Denoiser
 from methods.diffusion.gamma import Ends, Interior, Monotone, Straight

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.checks import require_positive
 from bench.errors import UserError
 from bench.reference.store import load_reference
 from bench.registry import register
@@ -57,6 +58,7 @@ class LogisticRegression(Target):
         self, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, prior_precision: float
     ) -> None:
         super().__init__()
+        require_positive("target", prior_precision=prior_precision)
         self.dim = x_train.shape[1]
         self.prior_precision = prior_precision
         for name, x, y in (("signed_design", x_train, y_train), ("signed_test", x_test, y_test)):

@@ -18,6 +18,9 @@ from targets import relu_net
 from targets.data_posterior import DataPosterior
 from targets.uci import Split
 
+LARGEST_LOG = 80.0
+"""Of a precision, so that float32 holds it and its inverse."""
+
 
 class NeuralRegression(DataPosterior):
     """Posterior of the weights of a net with one hidden ReLU layer, given a training set.
@@ -50,6 +53,11 @@ class NeuralRegression(DataPosterior):
         batch: int,
         original_scale: bool,
     ) -> None:
+        for name, value in {"log_lambda": log_lambda, "log_gamma": log_gamma}.items():
+            if not abs(value) <= LARGEST_LOG:
+                raise UserError(
+                    f"target.{name}={value} is no logarithm of a precision", f"stay within {LARGEST_LOG:g} of 0"
+                )
         super().__init__(
             self._with_ones(data.train[0]), data.train[1], prior_precision=math.exp(log_lambda), batch=batch
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from bench.errors import UserError
+from bench.checks import require_not_negative
 from bench.registry import register
 from targets.bnn import NeuralRegression
 from targets.uci import pvi_split
@@ -39,8 +39,7 @@ class PVIRegression(NeuralRegression):
     curve_metric = "bnn_rmse_std"
 
     def __init__(self, *, hidden: int = 0, batch: int = 0) -> None:
-        if hidden < 0:
-            raise UserError(f"target.hidden={hidden} is negative", "give a number of units, or 0 for the default")
+        require_not_negative("target", hidden=hidden)
         log_gamma = -2 * math.log(NOISE_SD)
         super().__init__(
             pvi_split(self.data_set),

@@ -12,24 +12,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from bench.errors import UserError
+from bench.checks import require_at_least, require_positive
 from bench.registry import register
 from targets.base import Target
 from targets.numerics import bounded_exp, bounded_exp_slope
 
 Parametrization = Literal["centered", "noncentered"]
 LOG_2PI = math.log(2 * math.pi)
-
-
-def require_positive(**values: float) -> None:
-    """Refuse target parameters that are not positive.
-
-    Raises:
-        UserError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"target.{name}={value} must be positive", "change the override or leave it out")
 
 
 @register("target", "funnel", source="Neal 2003, Annals of Statistics 31(3), section 8")
@@ -51,9 +40,8 @@ class Funnel(Target):
 
     def __init__(self, *, dim: int = 10, s: float = 3.0, parametrization: Parametrization = "centered") -> None:
         super().__init__()
-        require_positive(s=s)
-        if dim < 2:
-            raise UserError(f"target.dim={dim} must be at least 2", "a funnel has v and one x or more")
+        require_positive("target", s=s)
+        require_at_least(2, "target", dim=dim)  # v and one x or more
         self.dim, self.s = dim, s
         self.centered = None if parametrization == "centered" else Funnel(dim=dim, s=s)
 
@@ -132,7 +120,7 @@ class LinearPair(Target):
         self, *, s: float = 0.1, s_x: float = 1.0, x: float = 1.0, parametrization: Parametrization = "centered"
     ) -> None:
         super().__init__()
-        require_positive(s=s, s_x=s_x)
+        require_positive("target", s=s, s_x=s_x)
         self.s, self.s_x, self.x = s, s_x, x
         self.centered = None if parametrization == "centered" else LinearPair(s=s, s_x=s_x, x=x)
         total = 1 + s**2 + s_x**2

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.checks import require_not_negative
 from targets.base import Target, Uniform
 
 HELD = 2**24
@@ -38,8 +38,7 @@ class DataPosterior(Target):
 
     def __init__(self, inputs: Tensor, outputs: Tensor, *, prior_precision: float, batch: int) -> None:
         super().__init__()
-        if batch < 0:
-            raise UserError(f"target.batch={batch} is negative", "give a number of rows, or 0 for all of them")
+        require_not_negative("target", batch=batch)
         self.prior_precision, self.batch = prior_precision, batch
         dtype = torch.get_default_dtype()
         self.register_buffer("inputs", inputs.to(dtype))

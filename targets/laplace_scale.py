@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from bench.errors import UserError
+from bench.checks import require_positive
 from bench.registry import register
 from targets.base import Target
 
@@ -28,8 +28,7 @@ class LaplaceScaleMixture(Target):
 
     def __init__(self, *, dim: int = 50) -> None:
         super().__init__()
-        if dim < 1:
-            raise UserError(f"target.dim={dim} must be positive", "the toy has 10 or 50 dimensions")
+        require_positive("target", dim=dim)
         self.dim = dim
         self.entropy = dim * (1 + math.log(2))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.checks import require_positive
 from bench.registry import register
 from targets.base import Target
 from targets.blr import BreastCancer
@@ -65,8 +65,7 @@ class BreastCancerT(SemiImplicitPrior):
 
     def __init__(self, *, degrees: int = 4, prior_precision: float = 1.0) -> None:
         super().__init__()
-        if degrees < 1:
-            raise UserError(f"target.degrees={degrees} must be a positive whole number", "for example 4")
+        require_positive("target", degrees=degrees)
         self.data = BreastCancer(prior_precision=prior_precision)
         self.dim, self.degrees, self.prior_precision = self.data.dim, degrees, prior_precision
 

@@ -39,12 +39,12 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator("data posterior", *shape), dtype=torch.float64)
 
 
-def small_net(*, batch: int = 0, original_scale: bool = True) -> NeuralRegression:
+def small_net(*, batch: int = 0, original_scale: bool = True, log_lambda: float = -0.4) -> NeuralRegression:
     data = Split((normal(12, 2), normal(12)), (normal(5, 2), normal(5)), (normal(4, 2), normal(4)), mean=3.0, sd=2.0)
     return NeuralRegression(
         data,
         hidden=3,
-        log_lambda=-0.4,
+        log_lambda=log_lambda,
         log_gamma=0.7,
         test_log_gamma=0.3,
         batch=batch,
@@ -168,6 +168,12 @@ def test_all_rows_for_batch_zero_and_no_negative_batch() -> None:
     assert target.subsample(DirectNoise(generator(0))) is target
     with pytest.raises(UserError, match="batch"):
         small_net(batch=-1)
+
+
+@pytest.mark.parametrize("value", [1000.0, -1000.0, math.nan])
+def test_a_precision_beyond_float32_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match="target.log_lambda"):
+        small_net(log_lambda=value)
 
 
 def test_predictions_are_those_of_a_naive_loop() -> None:

@@ -1,9 +1,12 @@
-"""Hyper-parameters that no method can mean are refused, over the registry."""
+"""Hyper-parameters that no method or target can mean are refused, over the registry."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from bench import checks
 from bench.errors import UserError
 from bench.registry import entries
 from toy_gaussian import Gaussian
@@ -44,3 +47,58 @@ def test_the_whole_is_a_share(name, key):
     make(name, **{key: 1.0})
     with pytest.raises(UserError, match=rf"method\.{key}=-0\.5 must"):
         make(name, **{key: -0.5})
+
+
+@pytest.mark.parametrize("name", sorted(entries("method")))
+def test_no_size_or_count_is_negative(name):
+    for key, parameter in entries("method")[name].parameters.items():
+        if parameter.annotation in (int, tuple[int, ...]) and key != "times":  # which the grid checks
+            with pytest.raises(UserError, match=rf"method\.{key}="):
+                make(name, **{key: -1 if parameter.annotation is int else (-1,)})
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("blr_breast_cancer", {"prior_precision": 0.0}),
+        ("blr_breast_cancer", {"prior_precision": -1.0}),
+        ("blr_breast_cancer_t", {"prior_precision": 0.0}),
+        ("blr_breast_cancer_t", {"degrees": 0}),
+        ("funnel", {"s": -3.0}),
+        ("funnel", {"dim": 1}),
+        ("laplace_scale_mixture", {"dim": 0}),
+        ("linear_pair", {"s": 0.0}),
+        ("linear_pair", {"s_x": -1.0}),
+    ],
+)
+def test_a_target_that_is_no_density_is_refused(name, values):
+    ((key, value),) = values.items()
+    with pytest.raises(UserError, match=rf"target\.{key}={value} must be"):
+        entries("target")[name].obj(**values)
+
+
+def test_a_singular_covariance_is_no_start():
+    with pytest.raises(UserError, match="singular"):
+        make("sivi", covariance="full", entry=0.0)
+
+
+@pytest.mark.parametrize(
+    "check, good, bad",
+    [
+        (checks.require_positive, 1e-9, 0.0),
+        (checks.require_not_negative, 0.0, -1e-9),
+        (checks.require_fraction, 0.0, 1.0),
+        (checks.require_share, 1.0, 1.1),
+    ],
+)
+def test_checks_take_each_element_pass_what_is_not_given_and_refuse_nan(check, good, bad):
+    check(a=good, b=None, c=(good, good), d=())
+    for value in (bad, (good, bad), math.nan):
+        with pytest.raises(UserError, match=r"target\.c="):
+            check("target", a=good, c=value)
+
+
+def test_the_least_value_is_allowed():
+    checks.require_at_least(2, b=2, c=None)
+    with pytest.raises(UserError, match=r"method\.b=1 must be at least 2"):
+        checks.require_at_least(2, b=1)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from methods.base import Method, Noise, require_positive
+from bench.checks import require_not_negative, require_positive
+from methods.base import Method, Noise
 from methods.diffusion.data import TrainingRows
 from methods.diffusion.steps import Steps
 from targets.base import Target
@@ -56,6 +57,7 @@ class Denoiser(Method):
         super().__init__(target)
         require_positive(hidden=hidden, blocks=blocks, channels=channels, layers=layers, draws=draws)
         require_positive(batch=batch, steps=steps, groups=groups)
+        require_not_negative(attention=attention)
         self.data = TrainingRows(target, draws)
         self.shape = target.shape if isinstance(target, ImageTarget) else (target.dim,)
         arguments: dict[str, Any] = {"hidden": hidden, "blocks": blocks}

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.errors import UserError
-from methods.base import Clock, Method, Noise, Player, require_positive
+from methods.base import Clock, Method, Noise, Player
 from methods.diffusion.networks import Conditioned
 from methods.diffusion.steps import Steps
 from methods.diffusion.training import Training

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_not_negative, require_positive
 from bench.errors import UserError
-from methods.base import Method, Noise, require_not_negative, require_positive
+from methods.base import Method, Noise
 from methods.diffusion.layers import LayerNetwork, Layers, LogGamma, layer_networks
 from methods.diffusion.steps import Start, Steps
 from targets.base import Target

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.checks import require_positive
 from bench.errors import UserError
-from methods.base import Method, Noise, Player, require_positive
+from methods.base import Method, Noise, Player
 from targets.base import Target
 from targets.diffusion.eps import EpsTeacher, eps_from_x0, teacher_of
 from targets.diffusion.grids import GridName, time_grid
@@ -69,7 +70,7 @@ class Solver(Method):
         clip: float | None = None,
     ) -> None:
         super().__init__(target)
-        require_positive(nfe=nfe, power=power, clip=1.0 if clip is None else clip)
+        require_positive(nfe=nfe, power=power, clip=clip)
         if importlib.util.find_spec("diffusers") is None:
             raise UserError("the solver baselines need the package diffusers", "pip install 'sivibench[diffusion]'")
         # imported here, or the first draws would be timed with it

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.checks import require_share
 from bench.errors import UserError
 from targets.diffusion.schedule import Schedule
 
@@ -48,8 +49,7 @@ class Steps:
                 f"method.eta has {len(eta)} values for {self.count} layers",
                 "give one for all or one per layer, the lowest first",
             )
-        if any(not 0 <= value <= 1 for value in etas):
-            raise UserError(f"method.eta={tuple(eta)} must lie between 0 and 1", "change the override or leave it out")
+        require_share(eta=tuple(eta))
         self.alpha = [schedule.alpha(t) for t in times]
         self.sigma = [schedule.sigma(t) for t in times]
         self.half_log_snr = [schedule.half_log_snr(t) for t in times]

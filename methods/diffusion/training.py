@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from methods.base import Clock, Loss, Player, require_fraction, require_not_negative, require_positive
+from bench.checks import require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Loss, Player
 from methods.parts.optim import Adam, Schedule
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from methods.base import Clock, Loss, Method, Noise, Player, require_fraction, require_not_negative, require_positive
+from bench.checks import require_fraction, require_not_negative, require_positive
+from methods.base import Clock, Loss, Method, Noise, Player
 from methods.parts.families import SemiImplicit
 from methods.parts.optim import Adam, staircase
 from targets.base import Target

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from methods.base import Clock, Noise, Player, require_fraction, require_positive, require_share
+from bench.checks import require_fraction, require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts.families import SemiImplicit, SemiImplicitMethod
 from methods.parts.optim import Adam, staircase
 from methods.parts.repulsion import ConstantBandwidth

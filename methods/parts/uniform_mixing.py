@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Clock, Noise, Player, require_positive, require_share
+from bench.checks import require_positive, require_share
+from methods.base import Clock, Noise, Player
 from methods.parts.families import SemiImplicit, SemiImplicitMethod
 from methods.parts.kernels import squares
 from methods.parts.optim import Adam, Schedule, staircase

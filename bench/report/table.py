@@ -10,6 +10,7 @@ from typing import Any
 from bench import stats
 from bench.report import catalog, published
 from bench.report.groups import Group, Problem, Record, differing, flatten, group, nfe_of, ordered
+from bench.report.values import collect
 
 
 @dataclass(frozen=True)
@@ -164,23 +165,11 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
 
 def row_of(metric: str, protocol_id: str, member: Group) -> Row:
     """One configuration's values of a metric under one protocol, not ranked yet."""
-    values: dict[int, float] = {}
-    floors: list[float] = []
-    failures, reasons = dict(member.failures), []
-    for record in member.done:
-        if idle := record.get("idle"):
-            reasons.append(f"ended before {', '.join(idle)} began to train")
-        cell = (record.get("metrics") or {}).get(metric)
-        if cell is None:
-            reasons.append((record.get("skipped_metrics") or {}).get(metric, "not measured"))
-        elif cell["protocol"] != protocol_id:
-            reasons.append(f"measured with protocol {cell['protocol']}")
-        elif cell["value"] is None or not math.isfinite(cell["value"]):
-            failures["not finite"] = failures.get("not finite", 0) + 1
-        else:
-            values[record["seed"]] = float(cell["value"])
-            if cell.get("floor") is not None:
-                floors.append(float(cell["floor"]))
+    found = collect(
+        {record["seed"]: record for record in member.records},
+        metric,
+        lambda record, protocol: None if protocol == protocol_id else f"measured with protocol {protocol}",
+    )
     costs = [r["cost"] for r in member.done if r.get("cost")]
     registered = catalog.is_registered("target", member.problem.name)
     comparable = not (registered and catalog.changed("target", member.problem.config))
@@ -188,13 +177,13 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
         label=member.label,
         method=member.method,
         config_id=member.config_id,
-        summary=stats.summarise(list(values.values())) if values else None,
-        values=values,
+        summary=stats.summarise(list(found.values.values())) if found.values else None,
+        values=found.values,
         rank=None,
         total=len(member.records),
-        failures=failures,
-        reason="; ".join(dict.fromkeys(reasons)),
-        floor=_typical(floors),
+        failures=dict(sorted(found.failures.items())),
+        reason="; ".join(found.reasons),
+        floor=_typical(list(found.floors.values())),
         seconds=_mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
         evaluations=_mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
         published=published.find(member.method, member.problem.name, metric) if comparable else (),

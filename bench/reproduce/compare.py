@@ -10,9 +10,9 @@ from typing import Any
 
 from bench import stats
 from bench.config import Config
-from bench.metrics.base import Metric
 from bench.metrics.evaluate import build
 from bench.registry import entries
+from bench.report.values import Collected, collect
 from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
 from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed
 from bench.store import Record
@@ -85,27 +85,13 @@ def _compared(
 ) -> Compared:
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
     number = printed(row) if row else None
-    values: dict[int, float] = {}
-    floors: dict[int, float] = {}
-    failures: dict[str, int] = {}
-    reasons = [cell.reason] if cell.reason else []
-    direction, noise = "lower", True
     if spec.metric == RELATIVE_TIME:
         number = _relative(number, numbers.get(reference.spec.published or "") if reference else None)
-        values, why = relative_times(cell, reference)
-        reasons += [why] if why else []
-    elif spec.metric not in entries("metric"):
-        reasons.append(f"the metric {spec.metric} is not in the suite")
-    else:
-        metric = entries("metric")[spec.metric].obj
-        direction = metric.direction
-        # where higher is better the floor is what a perfect q reaches (a p-value, say), not an error
-        noise = direction == "lower" and metric.floor_is_noise
-        today = build(spec.metric, {})
-        for seed, record in sorted(cell.records.items()):
-            _take(record, seed, spec.metric, today, values, floors, failures, reasons)
+    found = _collected(cell, reference)
+    values, floors = found.values, found.floors
     floor = fmean(floors.values()) if floors else None
     judged, ours, remarks = number, list(values.values()), []
+    direction, noise = _direction(spec.metric)
     if spec.excess_over and number and values and reference and floors.keys() >= values.keys():
         truth = numbers[reference.spec.published or ""]
         judged, ours, noise = _above(number, printed(truth)), [values[s] - floors[s] for s in values], False
@@ -115,56 +101,71 @@ def _compared(
         ours,
         direction=direction,
         floor=floor if noise else None,
-        diverged=failures.get("diverged", 0) + failures.get("not finite", 0),
+        diverged=found.failures["diverged"] + found.failures["not finite"],
         full=budget == 1,
         doubt=bool(spec.doubt),
     )
-    p = difference(judged, ours) if judged and verdict is Verdict.AGREES else None
-    differs = p is not None and p < DIFFERENT
-    if judged and differs:
+    apart = _apart(judged, ours) if judged and verdict is Verdict.AGREES else ""
+    return Compared(
+        spec=spec,
+        published=number,
+        row=row,
+        values=values,
+        wanted=seeds,
+        failures=dict(found.failures),
+        floor=floor,
+        reason="; ".join(found.reasons),
+        remark="; ".join([*remarks, *filter(None, [apart])]),
+        differs=bool(apart),
+        verdict=verdict,
+        config_id=cell.config.config_id if cell.config else "",
+        full=budget == 1,
+    )
+
+
+def _collected(cell: Planned, reference: Planned | None) -> Collected:
+    """Values, floors, failures and reasons of a cell."""
+    metric, found = cell.spec.metric, Collected()
+    if metric == RELATIVE_TIME:
+        found.values, why = relative_times(cell, reference)
+    elif metric not in entries("metric"):
+        why = f"the metric {metric} is not in the suite"
+    else:
+        today, why = build(metric, {}), ""
+
+        def refused(record: Record, protocol: str) -> str | None:
+            same = today.measured(record["protocols"][protocol])
+            return None if same else f"measured with another protocol of {metric}"
+
+        found = collect(cell.records, metric, refused)
+    found.reasons = [*filter(None, [cell.reason, why]), *found.reasons]
+    return found
+
+
+def _direction(metric: str) -> tuple[str, bool]:
+    """Which values are better, and whether the floor is an error of the value."""
+    if metric not in entries("metric"):
+        return "lower", True
+    declared = entries("metric")[metric].obj
+    # where higher is better the floor is what a perfect q reaches (a p-value, say), not an error
+    return declared.direction, declared.direction == "lower" and declared.floor_is_noise
+
+
+def _apart(judged: Printed, ours: Sequence[float]) -> str:
+    """In what sense the means of two that agree differ by more than chance; empty if they do not, or cannot be told."""
+    p = difference(judged, ours)
+    if p is not None and p < DIFFERENT:
         spread = "our" if stdev(ours) > (judged.sd or 0) else "the printed"
-        remarks.append(f"by {spread} spread; the means differ (Welch, p = {p:.1g})")
-    elif judged and p is None and verdict is Verdict.AGREES and len(ours) > 1:
+        return f"by {spread} spread; the means differ (Welch, p = {p:.1g})"
+    if p is None and len(ours) > 1:
         low, high = stats.interval(ours)
         if not low - judged.rounding <= judged.value <= high + judged.rounding:
-            differs = True
-            remarks.append("by our spread; the printed number, of unknown spread, is outside our 95 % interval")
-    reason, remark = "; ".join(dict.fromkeys(reasons)), "; ".join(remarks)
-    config_id = cell.config.config_id if cell.config else ""
-    return Compared(
-        spec, number, row, values, seeds, failures, floor, reason, remark, differs, verdict, config_id, budget == 1
-    )
+            return "by our spread; the printed number, of unknown spread, is outside our 95 % interval"
+    return ""
 
 
 def _above(number: Printed, truth: Printed) -> Printed:
     return replace(number, value=number.value - truth.value, rounding=number.rounding + truth.rounding)
-
-
-def _take(
-    record: Record,
-    seed: int,
-    metric: str,
-    today: Metric,
-    values: dict[int, float],
-    floors: dict[int, float],
-    failures: dict[str, int],
-    reasons: list[str],
-) -> None:
-    """Put one record where it belongs."""
-    if record["status"] != "done":
-        failures[record["status"]] = failures.get(record["status"], 0) + 1
-        return
-    measured = record["metrics"].get(metric)
-    if measured is None:
-        reasons.append(record["skipped_metrics"].get(metric, f"{metric} is not measured yet"))
-    elif not today.measured(record["protocols"][measured["protocol"]]):
-        reasons.append(f"measured with another protocol of {metric}")
-    elif measured["value"] is None:
-        failures["not finite"] = failures.get("not finite", 0) + 1
-    else:
-        values[seed] = measured["value"]
-        if measured.get("floor") is not None:
-            floors[seed] = measured["floor"]
 
 
 def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, float], str]:

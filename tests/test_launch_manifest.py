@@ -13,8 +13,8 @@ from bench.launch import submit as submitting
 from bench.launch.group import make_groups
 from bench.launch.options import compose_options
 from bench.launch.site import Site
+from bench.plan import make_plan
 from bench.store import Store
-from bench.sweep import make_plan
 
 ADDING = """
 title: Two settings

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bench.config import build_method, build_target, compose
+from bench.digest import digest
 from bench.errors import UserError
 from bench.fit.loop import Fit, fit
 from bench.fit.members import initialise
 from bench.fit.parallel import ALONE, Processes, processes_of
-from bench.fit.parameters import digest
 from bench.fit.program import Program, member_values
 from bench.run import execute
 

@@ -336,7 +336,7 @@ def test_a_requeued_job_goes_on_in_the_same_wandb_run(lab):
 
 
 def test_torch_distributed_finds_the_other_node(cluster):
-    command = ["srun", "-N2", "--ntasks-per-node=1", sys.executable, "-m", "bench.launch.distributed"]
+    command = ["srun", "-N2", "--ntasks-per-node=1", sys.executable, "-m", "bench.distributed"]
     done = subprocess.run(command, env=cluster.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [

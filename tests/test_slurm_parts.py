@@ -28,13 +28,14 @@ from bench.launch.options import compose_options, split_options
 from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
 from bench.launch.site import SITES, Site, check_shared, load_site
 from bench.launch.state import RunState, Situation
+from bench.plan import make_plan
+from bench.plan.cells import longest_first
+from bench.plan.expand import sweep_of
+from bench.plan.pace import pace, pace_of
 from bench.record import glance
 from bench.run import finished, retried
 from bench.store import Store
-from bench.sweep import make_plan, run_sweep
-from bench.sweep.expand import sweep_of
-from bench.sweep.pace import pace, pace_of
-from bench.sweep.plan import longest_first
+from bench.sweep import run_sweep
 from stubs import fit_done, record_of, task_done
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from bench.config import CONF, compose
 from bench.errors import UserError
+from bench.plan import make_plan
+from bench.plan.expand import load_sweep, sweep_of
 from bench.store import Store
-from bench.sweep import make_plan, run_sweep
-from bench.sweep.expand import load_sweep, sweep_of
+from bench.sweep import run_sweep
 from bench.sweep.pool import run_cells
 from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other, task_long
 
@@ -85,7 +86,7 @@ def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, resul
 
 
 def test_a_target_that_cannot_be_had_stops_neither_the_plan_nor_the_other_cells(write, results, monkeypatch):
-    from bench.sweep import plan as module
+    from bench.plan import cells as module
 
     def build(config):
         if config.target["name"] == "stub_other":

@@ -10,9 +10,9 @@ from bench.errors import UserError
 from bench.launch import queue
 from bench.launch.manifest import Manifest, manifests
 from bench.launch.state import situation
+from bench.plan.cells import Plan, make_plan
+from bench.plan.expand import Sweep, load_sweep
 from bench.store import Store
-from bench.sweep.expand import Sweep, load_sweep
-from bench.sweep.plan import Plan, make_plan
 from targets.fetch import local_only
 
 

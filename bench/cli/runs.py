@@ -14,10 +14,10 @@ from bench.config.overrides import parse, tuned_file
 from bench.errors import RunFailed
 from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, require_slurm, split_options
+from bench.plan.expand import Sweep, sweep_of
 from bench.run import execute, finished
 from bench.store import Store
 from bench.sweep import run_sweep
-from bench.sweep.expand import Sweep, sweep_of
 
 FAILED = ("failed", "timeout")
 """Statuses that make a command exit with 1; a diverged fit is a result."""

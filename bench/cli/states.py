@@ -12,7 +12,7 @@ from bench.launch.state import STATES, Situation, drifted, seed_span, situation
 from bench.store import Record, Store
 
 if TYPE_CHECKING:
-    from bench.sweep.plan import Plan
+    from bench.plan.cells import Plan
 
 SHOWN = ("failed", "timeout", "lost", "running", "queued")
 """States that come with a reason, the ones to look at first."""

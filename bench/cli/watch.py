@@ -10,7 +10,7 @@ from typing import TextIO
 from bench.cli import states
 from bench.errors import UserError
 from bench.launch.state import STATES
-from bench.sweep.plan import Plan, refresh
+from bench.plan.cells import Plan, refresh
 
 EVERY = 2.0
 """Least time between two looks, seconds."""

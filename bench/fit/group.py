@@ -11,12 +11,13 @@ import torch
 
 from bench.config import Config, build_method, build_target
 from bench.device import peak_bytes, resolve_device
+from bench.digest import digest
 from bench.environment import environment, plugins
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
 from bench.fit.members import initialise
 from bench.fit.parallel import processes_of
-from bench.fit.parameters import digest, save_parameters
+from bench.fit.parameters import save_parameters
 from bench.fit.program import member_values
 from bench.fit.progress import Progress
 from bench.metrics.base import Fitted

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bench.distributed import join
 from bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,8 +86,6 @@ def processes_of(config: Config) -> Processes:
         return ALONE
     if ":" in config.device:
         raise UserError(f"device={config.device} with train.processes={wanted}", "device=cuda gives each its own")
-    from bench.launch.distributed import join
-
     here = join()
     if here.size != wanted:
         raise UserError(

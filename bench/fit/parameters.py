@@ -5,23 +5,14 @@ They lie under ``<results>/artifacts/parameters`` (not in git); the record holds
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from bench.digest import digest
 from bench.errors import UserError
 from bench.files import write_atomic
-
-
-def digest(values: Mapping[str, Tensor]) -> str:
-    """SHA-256 over one seed's flat parameters, averages and buffers: equal digests mean bit-identical fits."""
-    found = hashlib.sha256()
-    for key, value in sorted(values.items()):
-        found.update(key.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def save_parameters(folder: Path, run_id: str, values: Mapping[str, Tensor]) -> Path:

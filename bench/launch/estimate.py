@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench.launch.group import Group
-from bench.sweep.pace import Paces, pace_of
+from bench.plan.pace import Paces, pace_of
 
 
 def describe_cost(groups: Iterable[Group], paces: Paces, *, gpus: int, side_by_side: int) -> str:
@@ -13,7 +13,7 @@ def describe_cost(groups: Iterable[Group], paces: Paces, *, gpus: int, side_by_s
 
     Args:
         groups: what is to be done.
-        paces: from ``bench.sweep.pace.pace``.
+        paces: from ``bench.plan.pace.pace``.
         gpus: of a job; 0 counts hours of jobs.
         side_by_side: processes that share a job.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import Config
 from bench.errors import UserError
-from bench.sweep.plan import Cell
+from bench.plan.cells import Cell
 
 
 @dataclass(frozen=True)

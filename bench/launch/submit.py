@@ -19,8 +19,8 @@ from bench.launch.queue import ask, check_slurm
 from bench.launch.site import Site, check_shared
 from bench.launch.snapshot import snapshot
 from bench.launch.worker import Work
+from bench.plan.expand import Sweep
 from bench.store import Store
-from bench.sweep.expand import Sweep
 
 
 def submit(

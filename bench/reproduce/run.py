@@ -9,15 +9,15 @@ from pathlib import Path
 from bench.config import Composer, Config
 from bench.errors import UserError
 from bench.evaluate import add_metrics, measured
+from bench.plan.cells import misfit, plan_fitting
+from bench.plan.expand import Sweep
 from bench.registry import entries
 from bench.report import published
 from bench.reproduce.compare import Compared, Planned, compare
 from bench.reproduce.tables import CellSpec, PaperTable
 from bench.run import execute, finished
 from bench.store import Record, Store
-from bench.sweep.expand import Sweep
 from bench.sweep.lines import Tell, planning
-from bench.sweep.plan import misfit, plan_fitting
 from bench.sweep.pool import Task
 from bench.sweep.run import require_jobs, run_plan
 from targets.base import Target

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bench.launch.estimate import describe_cost
+from bench.launch.group import make_groups
+from bench.plan.cells import Cell, Plan
+from bench.plan.pace import pace
 from bench.run import Retry
 from bench.store import Store
-from bench.sweep.pace import pace
-from bench.sweep.plan import Cell, Plan
 from targets.fetch import noting_missing
 
 Tell = Callable[[str], None]
@@ -30,9 +32,6 @@ def planning(dry_run: bool, tell: Tell) -> Iterator[None]:
 
 def cost(todo: list[Cell], store: Store, tell: Tell) -> None:
     """What the rest may cost, from the pace of earlier runs."""
-    from bench.launch.estimate import describe_cost
-    from bench.launch.group import make_groups
-
     groups = make_groups(todo, {cell.config.config_id: cell.config.seeds for cell in todo}, None)
     tell(describe_cost(groups, pace(store), gpus=0, side_by_side=1))
 

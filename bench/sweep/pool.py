@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.plan.cells import Cell
 from bench.run import Retry, execute
 from bench.store import Record
-from bench.sweep.plan import Cell
 
 Task = Callable[..., list[Record]]
 """``bench.run.execute``, or what a test puts in its place; must be importable, as it is sent by name."""

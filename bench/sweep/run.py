@@ -8,25 +8,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from bench.cost import fit_time
 from bench.errors import UserError
+from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, meaningless, split_options
 from bench.launch.site import load_site
+from bench.plan.cells import Cell, Plan, longest_first, make_plan
+from bench.plan.expand import Sweep
+from bench.plan.pace import pace
 from bench.run import Retry, execute, finished
 from bench.store import Record
-from bench.sweep.expand import Sweep
 from bench.sweep.lines import Tell, announce, clock, cost, planning, table
-from bench.sweep.pace import pace
-from bench.sweep.plan import Cell, Plan, longest_first, make_plan
 from bench.sweep.pool import Result, Task, run_cells, run_here
 from bench.sweep.slurm import submit_sweep
-
-if TYPE_CHECKING:
-    from bench.launch.manifest import Manifest
 
 LOCAL: dict[str, Any] = {"name": "local", "site": None, "parallel": None, "seeds": None}
 """Where a sweep runs unless it is told."""

@@ -7,20 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import claims
 from bench.errors import UserError
+from bench.launch.estimate import describe_cost
+from bench.launch.group import make_groups
+from bench.launch.manifest import Manifest, manifests
 from bench.launch.queue import silence
 from bench.launch.site import Site
+from bench.launch.state import STATES, RunState, Situation, seed_span, situation
+from bench.launch.submit import submit
+from bench.plan.cells import Cell, Plan, longest_first
+from bench.plan.pace import pace
 from bench.run import Retry, finished
 from bench.store import Store
-from bench.sweep.pace import pace
-from bench.sweep.plan import Cell, Plan, longest_first
-
-if TYPE_CHECKING:
-    from bench.launch.manifest import Manifest
-    from bench.launch.state import RunState, Situation
 
 
 def submit_sweep(
@@ -50,11 +51,6 @@ def submit_sweep(
     Raises:
         UserError: as ``bench.launch.submit.submit``, or somebody else is submitting from this results folder.
     """
-    from bench.launch.estimate import describe_cost
-    from bench.launch.group import make_groups
-    from bench.launch.state import seed_span
-    from bench.launch.submit import submit
-
     with nullcontext() if dry_run else _alone(plan.store):
         now = join(plan)
         todo = _todo(plan, now, retry, tell)
@@ -101,8 +97,6 @@ def _alone(store: Store) -> Iterator[None]:
 
 def _todo(plan: Plan, now: Situation, retry: Retry, tell: Callable[[str], None]) -> dict[str, list[int]]:
     """Seeds to submit by config id; tells what there is of each state."""
-    from bench.launch.state import STATES
-
     todo: dict[str, list[int]] = {}
     shown: Counter[str] = Counter()
     for cell, seed, run in states(plan, now):
@@ -120,9 +114,6 @@ def _todo(plan: Plan, now: Situation, retry: Retry, tell: Callable[[str], None])
 
 def join(plan: Plan) -> Situation:
     """What the queue, claims and journals say about a plan's runs, whichever sweep submitted them."""
-    from bench.launch.manifest import manifests
-    from bench.launch.state import situation
-
     unfinished = {run_id for run_id, record in plan.runs() if record is None or record["status"] != "done"}
     return situation(plan.store, manifests(plan.store), unfinished)
 

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from bench.digest import digest
 from bench.errors import UserError
 from bench.features.base import Features, as_bytes
-from bench.fit.parameters import digest
 from bench.metrics.base import Fitted
 from bench.metrics.images.base import FrechetDistance
 from bench.metrics.images.cache import cached

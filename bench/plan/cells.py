@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from bench import claims
 from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs, hydra_loader
 from bench.errors import UserError
+from bench.plan.expand import Sweep, expand, load_sweep
+from bench.plan.pace import Paces, pace_of
 from bench.run import Retry, finished, retried
 from bench.store import Record, Store
-from bench.sweep.expand import Sweep, expand, load_sweep
-from bench.sweep.pace import Paces, pace_of
 
 if TYPE_CHECKING:
     from targets.base import Target

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from bench.errors import UserError
 from bench.metrics.base import Fitted
-from bench.metrics.elbo import BoundMetric
+from bench.metrics.elbo import BoundMetric, ElboError
 from bench.metrics.log_q_bounds import LogQ, Protocol, log_q_bounds
 from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise, generator
@@ -204,3 +204,10 @@ def test_what_cannot_be_bounded_says_why() -> None:
     assert "normaliser" in str(get("metric", "kl_reverse_lower").obj().applies(q.method, q.target))
     with pytest.raises(UserError, match="share"):
         get("metric", "elbo_lower").obj(share=0.0)(q)
+
+
+def test_the_error_of_the_elbo_is_that_of_the_middle_of_its_interval() -> None:
+    log_p, lower, upper = torch.randn(3, 50, dtype=torch.float64, generator=generator("ends"))
+    found = ElboError().read(LogQ(log_p, lower, upper), GaussianTarget())
+    middle = log_p - (lower + upper) / 2
+    torch.testing.assert_close(found, middle.std() / math.sqrt(50))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from bench.errors import UserError
@@ -19,7 +20,7 @@ from bench.metrics.regression import BNNNLL, BNNRMSE, BNNRMSEStandardised
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
 from methods.base import Method, Noise
-from targets import data_posterior, hapt, mnist
+from targets import data_posterior, hapt, mnist, uci
 from targets.bnn import NeuralRegression
 from targets.bnn_ksivi import OFFICIAL
 from targets.bnn_precision import PRINCIPLED, select
@@ -307,3 +308,15 @@ def test_hapt_from_its_own_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "hapt/Test/y_test.txt").write_text("0\n1\n2\n")
     with pytest.raises(UserError, match="labels outside"):
         hapt.load_hapt()
+
+
+def test_the_split_of_ksivi_without_its_data(monkeypatch):
+    rows = np.random.RandomState(0).randn(100, 3) * 2 + 5
+    monkeypatch.setattr(uci, "load", lambda name: rows)
+    split = uci.ksivi_split("boston")
+    rest, test = train_test_split(rows, test_size=0.1, random_state=42)
+    train, dev = rest[:-9], rest[-9:]
+    for (u, y), part in ((split.train, train), (split.dev, dev), (split.test, test)):
+        z = (part - train.mean(0)) / train.std(0)
+        np.testing.assert_allclose(torch.cat([u, y[:, None]], 1).numpy(), z)
+    assert (split.mean, split.sd) == pytest.approx((train[:, -1].mean(), train[:, -1].std()))

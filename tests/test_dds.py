@@ -87,3 +87,20 @@ def test_steps_are_small_near_the_target():
 def test_alpha_must_be_between_zero_and_one(alpha_max):
     with pytest.raises(UserError, match=rf"method\.alpha_max={alpha_max} must be above 0 and below 1"):
         make(Stationary(), alpha_max=alpha_max)
+
+
+def test_steps_are_those_of_the_cosine_schedule():
+    method = DDS(Gaussian(), steps=20, alpha_max=0.9, hidden=(4,))
+    expected = [math.sqrt(0.9) * math.cos(0.5 * math.pi * (1 - k / 20 + 0.008) / 1.008) ** 2 for k in range(1, 21)]
+    assert [math.sqrt(alpha) for alpha in method.alphas] == pytest.approx(expected)
+
+
+def test_the_score_given_to_the_drift_is_clipped():
+    class Steep(Gaussian):
+        def score(self, x):
+            return torch.full_like(x, 1e6)
+
+    seen, method = [], DDS(Steep(), steps=2, hidden=(4,), score_clip=50.0)
+    method.f.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[2]))
+    method.paths(3, noise("clip"), method.target)
+    assert all((score == 50.0).all() for score in seen) and len(seen) == 2

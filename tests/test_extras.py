@@ -213,3 +213,42 @@ def test_sivi_bound_in_many_dimensions_is_the_mixture_density():
     for j in range(3):
         components = method.conditional(torch.cat([z[j : j + 1], z[3:]])).log_prob(x[j])
         torch.testing.assert_close(log_q[j], torch.logsumexp(components, 0) - math.log(5), rtol=1e-4, atol=1e-3)
+
+
+def loss_of(step, **options):
+    torch.manual_seed(0)
+    return float(KSIVI(Gaussian(), batch=20, **options).loss(noise("ksivi"), clock(step)).detach())
+
+
+def test_the_regulariser_is_annealed_and_its_end_counts_from_the_end_of_the_warm_start():
+    torch.manual_seed(0)
+    method = KSIVI(Gaussian(), batch=20)
+    with torch.no_grad():
+        energy = float(method.target.log_prob(method.q.draw(40, noise("ksivi"))[0][:20]).mean())
+    annealed = {"anneal": 1.0, "regulariser": 0.5}
+    assert loss_of(5.0, **annealed) == pytest.approx(loss_of(5.0, anneal=1.0) - 0.5 * 0.16 * energy, rel=1e-4)
+    ends = {"regulariser": 0.5, "regulariser_until": 6, "warm_start": 4}
+    assert loss_of(9.0, **ends) == pytest.approx(loss_of(9.0) - 0.5 * energy, rel=1e-5)
+    assert loss_of(10.0, **ends) == pytest.approx(loss_of(10.0), rel=1e-5)
+
+
+def test_the_covariance_of_the_preconditioner_is_that_of_the_first_batch():
+    N, method = 12, KSIVI(Gaussian(), batch=12, precondition="affine")
+    x, u = method.q.draw(2 * N, noise("pre"))
+    y, g = precondition(x, method.target.score(x) + u, x[:N], "affine")
+    expected = stein_discrepancy(y[:N], y[N:], g[:N], g[N:])
+    torch.testing.assert_close(method.loss(noise("pre"), clock()), expected)
+
+
+def test_epochs_of_the_trick_count_from_the_start_of_the_game():
+    method = SIVISMTrick(Gaussian(), trick_rate=1.5, trick_every=9, warm_start=4, critic_warm=5)
+    x, score = torch.randn(2, 5, 2, generator=generator("trick"))
+    for step, exponent in ((3.0, 0), (17.0, 0), (18.0, 1)):
+        weight = (method.f(x, score, clock(step)) - method.critic(x)) / score
+        torch.testing.assert_close(weight, torch.full((5, 2), 1.5**-exponent), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", ["global", "conditional"])
+def test_log_variances_are_clamped_below(variance):
+    method = KSIVI(Gaussian(), log_var=-9.0, log_var_min=-6.0, variance=variance)
+    torch.testing.assert_close(method.q.conditional(torch.zeros(4, 3)).stddev, torch.full((4, 2), math.exp(-3.0)))

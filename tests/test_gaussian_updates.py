@@ -12,6 +12,7 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.bam import BaM, match_scores
+from methods.base import Clock
 from methods.gmmvi import GMMVI
 from targets.base import Target
 from targets.mixture import GaussianMixture
@@ -175,3 +176,48 @@ def test_one_draw_has_no_covariance():
 def test_log_weights_stay_normalised():
     q = fitted(GMMVI, two_components(), 5, components=5, batch=8)
     assert math.isclose(float(q.log_weights.detach().exp().sum()), 1.0, rel_tol=1e-5)
+
+
+def test_the_strength_of_a_match_falls_as_in_the_paper(monkeypatch):
+    seen = []
+    monkeypatch.setattr("methods.bam.match_scores", lambda m, L, z, g, strength: seen.append(float(strength)) or (m, L))
+    q = BaM(Gaussian(), batch=8, rate=0.5)
+    for step in (0.0, 3.0):
+        q.match(noise("strength"), Clock(torch.tensor(step), 100))
+    assert seen == pytest.approx([0.5 * 8 * 2, 0.5 * 8 * 2 / 4])
+
+
+def test_one_step_of_the_mixture_written_out():
+    """Whitened gradient and Hessian by Stein's lemma on the same draws, trust region, falling step, weights."""
+    p = GaussianMixture([[-3.0, 0.0], [2.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]], [[0.3, 0.0], [0.0, 2.0]]], [0.3, 0.7])
+    K, B = 3, 6
+    torch.manual_seed(0)
+    q = GMMVI(p, components=K, batch=B, step=0.2, trust=0.05, step_weights=0.5, spread=1.0)
+    with torch.no_grad():
+        q.trils.add_(0.3 * noise("L").normal(K, 2, 2).tril())
+        q.log_weights.copy_(torch.log_softmax(noise("w").normal(K), 0))
+    state = Clock(torch.tensor(25.0), 100)
+    with torch.no_grad():
+        new = q.natural_step(noise("step"), state)
+    eps, h, steps = noise("step").normal(K, B, 2), [], []
+    for k in range(K):
+        m, L = q.means[k].detach(), q.trils[k].detach()
+        x = (m + eps[k] @ L.T).requires_grad_()
+        ratio = p.log_prob(x) - q.log_prob(x)
+        (slope,) = torch.autograd.grad(ratio.sum(), x)
+        slope = slope @ L
+        gradient = slope.mean(0)
+        H = torch.cov(torch.cat([eps[k], slope], 1).T)[:2, 2:]
+        H = (H + H.T) / 2
+        speed = float(gradient @ gradient + 0.5 * (H @ H).trace())  # KL of a step b is b^2 speed / 2
+        steps.append(min(0.15, math.sqrt(2 * 0.05 / speed)))
+        b = steps[-1]
+        torch.testing.assert_close(new["means"][k], m + b * L @ gradient, rtol=1e-4, atol=1e-5)
+        precision = torch.linalg.inv(new["trils"][k] @ new["trils"][k].T)
+        expected = torch.linalg.inv(L).T @ (torch.eye(2) - b * H + 0.5 * b * b * H @ H) @ torch.linalg.inv(L)
+        torch.testing.assert_close(precision, expected, rtol=1e-3, atol=1e-3)
+        h.append(ratio.mean().detach())
+    assert min(steps) < 0.15 == max(steps)  # some are bounded by the trust region, some by the step
+    h, w = torch.stack(h), q.log_weights.detach()
+    move = (0.15 * 0.5 * (h - w.exp() @ h)).clamp(-1, 1)
+    torch.testing.assert_close(new["log_weights"], torch.log_softmax(w + move, 0), rtol=1e-4, atol=1e-5)

@@ -224,3 +224,20 @@ def test_score_error_of_own_and_fallback_estimators() -> None:
     assert perfect.value < 4 * perfect.floor < prior.value
     assert metric.applies(Explicit(GaussianTarget()), GaussianTarget()) is not None
     assert isinstance(fitted(Perfect), Fitted)
+
+
+def test_the_floor_of_the_forward_divergence_is_half_the_gap_and_the_standard_error(monkeypatch):
+    monkeypatch.setattr(target_draws, "log_q", lambda q, x, latents, name: x.new_full((len(x),), float(name[-1])))
+    q = fitted(Explicit)
+    value = target_draws.KLForwardMC(n=50, latents=4)(q)
+    ratio = target_draws._log_p(q, q.truth(50, "kl draws")) - math.log((1 + math.e) / 2)
+    assert value.value == pytest.approx(float(ratio.mean()), rel=1e-5)
+    assert value.floor == pytest.approx(math.hypot(0.5, float(ratio.std()) / math.sqrt(50)), rel=1e-5)
+
+
+def test_every_comparison_of_pots_distance_has_directions_of_its_own(monkeypatch):
+    seen = []
+    plain = sliced_pot.directions
+    monkeypatch.setattr(sliced_pot, "directions", lambda *args: seen.append(plain(*args)) or seen[-1])
+    sliced_pot.SlicedWassersteinPOT(n=20, projections=3, repeats=4)(fitted(Explicit))
+    assert len({tuple(along.flatten().tolist()) for along in seen}) == 4

@@ -162,3 +162,11 @@ def test_the_predictive_density_is_averaged_over_draws_before_the_log() -> None:
     loop = [math.log(sum(norm.pdf(y, x) for x in draws) / 50) for y in PosteriorTarget.test_y.tolist()]
     assert metrics["test_log_predictive"]["value"] == pytest.approx(sum(loop) / 3, abs=1e-5)
     assert metrics["test_log_predictive"]["floor"] is None
+
+
+def test_the_floor_of_mmd_is_that_of_disjoint_truth(monkeypatch):
+    seen = []
+    monkeypatch.setattr(mmd, "mmd2_unbiased", lambda x, y, bandwidth: seen.append((x, y)) or 0.0)
+    mmd.MMD(n=10)(fitted(Explicit))
+    (_, truth), (other, again) = seen
+    assert again is truth and not (other[:, None] == truth).all(-1).any()

@@ -162,3 +162,20 @@ def test_skip_needs_particles_of_the_dimension_of_x():
     with pytest.raises(UserError, match="dimension 5"):
         PVI(Gaussian(), latent_dim=5)
     assert PVI(Gaussian(), latent_dim=5, kernel="lskip").particles.shape == (100, 5)
+
+
+def test_the_prior_of_the_particles_pulls_them_by_lambda_z():
+    drifts = []
+    for temperature in (0.0, 0.3):
+        method = make(temperature=temperature)
+        method._langevin = lambda drift, xi, clock: drifts.append(drift) or {}
+        method.step(noise("prior"), clock())
+    torch.testing.assert_close(drifts[1] - drifts[0], 0.3 * method.particles, rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_square_of_the_drift_is_remembered():
+    method = make(smoothing=0.9)
+    method.mean_square.fill_(1.0)
+    ones = torch.ones(6, 2, dtype=torch.float64)
+    new = method._langevin(2 * ones, 0 * ones, clock(3.0))
+    torch.testing.assert_close(new["mean_square"], torch.full((2,), 0.9 + 0.1 * 4.0, dtype=torch.float64))

@@ -455,3 +455,45 @@ def test_the_folder_of_a_table_is_made_and_a_file_that_is_no_text_stays(table, h
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert main(["reproduce", "one", *results, "--markdown", str(tmp_path / "binary")]) == 2
     assert "holds no text" in capsys.readouterr().err and (tmp_path / "binary").read_bytes() == b"\xff\xfe"
+
+
+def printed_cells(**cells):
+    """Rows of published.csv by id, from (value, spread, kind of spread, runs) as far as they are printed."""
+    names = ("value", "spread", "spread_kind", "n_runs")
+    return {
+        key: dict(zip(names, (*texts, *[""] * (4 - len(texts))), strict=True)) | {"comparable": "yes"}
+        for key, texts in cells.items()
+    }
+
+
+def cell_of(metric, values, number, *, floor=None, **spec):
+    records = {
+        seed: {
+            "status": "done",
+            "metrics": {metric: {"value": value, "floor": floor, "protocol": "p"}},
+            "protocols": {"p": build(metric, {}).protocol()},
+        }
+        for seed, value in enumerate(values)
+    }
+    cells = [Planned(CellSpec("q", "c", metric, (), "q", **spec), None, "", records)]
+    if spec:
+        cells.append(Planned(CellSpec("truth", "c", metric, (), "truth"), None))
+    return compare(cells, number, seeds=len(values), budget=1)[0]
+
+
+def test_a_cell_that_agrees_says_whether_the_means_differ():
+    near, far = [1.0, 1.01, 0.99, 1.0, 1.0], [1.10, 1.11, 1.12, 1.09, 1.13]
+    row = printed_cells(q=("1.00", "0.06", "sd", "10"))
+    assert [cell_of("sliced_w2", v, row).differs for v in (near, far)] == [False, True]
+    wide = [1.0, 1.1, 1.2, 1.05, 1.15]  # Student's interval: 1.1 +- 0.098
+    found = [cell_of("sliced_w2", wide, printed_cells(q=(value,))) for value in ("1.05", "0.95")]
+    assert [c.verdict for c in found] == ["agrees", "agrees"] and [c.differs for c in found] == [False, True]
+
+
+def test_what_counts_as_tolerance_and_as_failure():
+    value = printed_cells(q=("0.00",))
+    assert cell_of("elbo_lower", [-1.0, -1.01, -1.02], value, floor=3.0).verdict == "worse"
+    assert cell_of("sliced_w2", [0.0, None, None], value).verdict == "worse"  # not finite, like diverged
+    both = printed_cells(q=("3.47",), truth=("3.46",))
+    found = cell_of("nll_target_draws", [3.4785] * 3, both, floor=3.46, excess_over="truth")
+    assert found.verdict == "agrees"  # .0085 apart, two numbers rounded to .005

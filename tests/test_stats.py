@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from bench import stats
 
@@ -87,3 +88,36 @@ def test_constant_rows():
     assert not stats.separable(_row([1.0] * 3), _row([1.0] * 3))
     assert stats.separable(_row([1.0] * 3), _row([2.0] * 3))
     assert stats.separable({0: 1.0, 1: 1.0}, {7: 2.0, 8: 2.0})
+
+
+def test_both_intervals_must_exclude_zero():
+    skewed = [-0.3, 1.0, 1.0, 1.0, 1.0]  # Student's excludes 0, the bootstrap's does not
+    assert ttest_1samp(skewed, 0.0).pvalue < 0.05 and stats.interval(skewed)[0] < 0
+    assert not stats.separable(_row(skewed), _row([0.0] * 5))
+    # two against two other seeds: resampled means are 0.5 to 1.5 apart, but Welch's p is 0.11
+    assert not stats.separable({0: 1.0, 1: 1.5}, {7: 2.0, 8: 2.5})
+
+
+def test_half_of_the_seeds_in_common_are_enough_to_pair():
+    a = {seed: 10.0 * seed for seed in range(4)}
+    b = {seed: 10.0 * seed + 1.0 + 0.01 * seed for seed in range(2, 6)}
+    assert stats.separable(a, b)  # two common seeds of four: differences 1.02 and 1.03
+    assert not stats.separable(a, {seed + 1: value for seed, value in b.items()})  # one common seed
+
+
+def test_the_interval_of_seven_seeds_holds_students():
+    x = [0.0] * 6 + [1.0]
+    half = 2.4469 * (1 / 7)  # t_6 times the standard error
+    low, high = stats.interval(x)
+    assert low == pytest.approx(1 / 7 - half, abs=1e-3) and high >= 1 / 7 + half - 1e-3
+
+
+def test_the_larger_floor_blurs_a_difference():
+    rows = {"a": _row([1.0, 1.1, 0.9, 1.0]), "b": _row([2.0, 2.1, 1.9, 2.0])}
+    assert stats.ranks(rows, blur={"a": 0.1, "b": 1.5}) == {"a": 1, "b": 1}
+    assert stats.ranks(rows, blur={"a": 0.1, "b": 0.5}) == {"a": 1, "b": 2}
+
+
+def test_rows_of_unequal_size_and_spread_are_compared_by_welchs_test():
+    few, many = {100: 1.0, 101: 2.0, 102: 6.0}, _row([0.1 * (-1) ** i for i in range(20)])
+    assert not stats.separable(few, many)  # Welch: p = .19; with pooled variances p would be 1e-8

@@ -11,6 +11,8 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
+from methods.hksivi import HKSIVI
+from methods.ksivi import KSIVI
 from methods.parts.optim import Adam, Blocks, RMSprop
 from methods.parts.repulsion import closed_form, particle_backend, stein_direction
 from methods.svgd import SVGD, AmortisedSVGD
@@ -126,3 +128,26 @@ def test_blocks_scale_runs_of_parameters_and_nothing_else():
     scaled, same = both.step(g, slots, torch.tensor(1.0))
     torch.testing.assert_close(scaled, plain * torch.tensor([1.0, 1.0, 0.2, 0.2, 0.2]))
     assert both.lr == rule.lr and all(torch.equal(kept[k], same[k]) for k in both.slots)
+
+
+def test_every_particle_is_drawn():
+    method = SVGD(Gaussian(), particles=5)
+
+    class Given:
+        def uniform(self, n):
+            return torch.linspace(0.0, 0.99, n)
+
+    assert torch.equal(method.sample(5, Given()), method.particles)
+
+
+def test_one_layer_of_hksivi_moves_as_ksivi():
+    for kernel, bandwidth in (("gaussian", "exact"), ("imq", "detached")):
+        torch.manual_seed(0)
+        chosen = {"kernel": kernel, "bandwidth": bandwidth}
+        ksivi = KSIVI(Gaussian(), batch=30, noise_dim=2, hidden=(4,), **chosen)
+        layered = HKSIVI(Gaussian(), layers=1, batch=30, hidden=(4,), residual=False, log_var_min=-20.0, **chosen)
+        layered.layers[0].load_state_dict(ksivi.q.state_dict())
+        noise, clock = (lambda: DirectNoise(generator("one"))), Clock(torch.zeros(()), 100)
+        a = torch.autograd.grad(layered.objective(None, noise(), clock), list(layered.layers[0].parameters()))
+        b = torch.autograd.grad(ksivi.loss(noise(), clock), list(ksivi.q.parameters()))
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

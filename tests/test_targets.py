@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Normal
 
 from bench.errors import UserError
 from bench.noise import generator
@@ -260,3 +261,26 @@ def test_waveform_predicts_as_published() -> None:
     draws = target.reference()
     assert draws is not None
     assert abs(float(target.test_log_predictive(draws)) - -0.3414) < 2e-3
+
+
+def test_logistic_regression_is_bernoulli_times_normal():
+    target = entries("target")["blr_breast_cancer"].obj(prior_precision=0.3).double()
+    x = 0.3 * torch.randn(4, target.dim, generator=generator("blr")).double()
+    y = (target.signed_design[:, 0] + 1) / 2  # the leading column of ones carries the sign of the label
+    logits = x @ (target.signed_design * target.signed_design[:, :1]).T
+    expected = Bernoulli(logits=logits).log_prob(y.expand_as(logits)).sum(-1)
+    expected = expected + Normal(0.0, 0.3**-0.5).log_prob(x).sum(-1)
+    torch.testing.assert_close(target.log_prob(x), expected)
+
+
+@pytest.mark.parametrize("name", ["multimodal_pvi", "x_shaped", "mixture_1d"])
+def test_the_score_at_many_points_is_that_at_each(name):
+    target = entries("target")[name].obj().double()
+    x = 3 * torch.randn(5000, target.dim, generator=generator("many")).double()
+    torch.testing.assert_close(target.score(x), torch.cat([target.score(part) for part in x.split(100)]))
+
+
+def test_the_banana_of_pvi_is_a_parabola_of_variances_4_and_1():
+    x = 2 * torch.randn(20, 2, generator=generator("pvi banana"))
+    expected = Normal(0.0, 2.0).log_prob(x[:, 0]) + Normal(x[:, 0].square() / 4, 1.0).log_prob(x[:, 1])
+    torch.testing.assert_close(entries("target")["banana_pvi"].obj().log_prob(x), expected)

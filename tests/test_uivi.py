@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from bench.fit.program import Program
 from bench.fit.tape import Tape
@@ -179,3 +180,18 @@ def test_sigma_has_its_own_learning_rate():
     rates = {n: player.optimiser.lr * f for n, (_, f) in zip(names, player.optimiser.factors, strict=True)}
     assert [size for size, _ in player.optimiser.factors] == sizes
     assert rates["sd"] == pytest.approx(0.001) and rates["mean.0.weight"] == pytest.approx(0.02)
+
+
+def test_initial_weights_are_those_of_the_code():
+    torch.manual_seed(0)
+    layers = [m for m in UIVI(Gaussian(), noise_dim=300, hidden=(400, 500)).q.mean if isinstance(m, nn.Linear)]
+    for layer, sd in zip(layers, (300**-0.5, 400**-0.5, 1.0), strict=True):
+        assert float(layer.weight.std()) == pytest.approx(sd, rel=0.1) and not layer.bias.any()
+
+
+def test_adaptation_aims_at_the_given_acceptance():
+    method = UIVI(Gaussian(), burn_in=1, outer=4, accept=0.5)
+    z = noise("z").normal(4, 3)
+    x, _ = method.q(z, noise("xi").normal(4, 2))
+    _, new = method.score_q(x.detach(), z, torch.tensor(1e-5), noise("chain"))
+    torch.testing.assert_close(new, torch.tensor(1e-5 * 1.01), rtol=1e-5, atol=0)  # all accepted: (1 - a) / a = 1

@@ -1,0 +1,67 @@
+"""Options of optimisers reach the players they are named for, over the registry."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.registry import entries
+from methods.aisivi import AISIVI
+from methods.base import Clock
+from methods.parts.optim import RMSprop
+from methods.sivism import SIVISM
+from methods.svgd import SVGD
+from methods.uivi import UIVI
+from toy_gaussian import Gaussian
+
+OWN = {"lr_critic": "critic", "lr_flow": "flow", "lr_proposal": "proposal", "lr_reverse": "tau", "lr_scale": "scale"}
+"""Rates of one player, and how its name begins; ``lr`` is that of the others."""
+CONTINUOUS = {"sivi", "dsivi", "pvi"}
+UNSCHEDULED = {("kpg_is", "proposal")}  # as in its code
+METHODS = [(n, {}) for n, e in sorted(entries("method").items()) if {"lr", "decay_every"} <= set(e.parameters)]
+METHODS += [("sivi", {"covariance": "full"}), ("iwhvi", {"dreg": True}), ("hsivi_sm", {"training": "sequential"})]
+
+
+@pytest.mark.parametrize("name, options", METHODS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+def test_rates_and_their_decay_reach_their_players(name, options):
+    entry = entries("method")[name]
+    known = set(entry.parameters)
+    rates = {"lr": 0.01, **{key: 0.02 + 0.01 * i for i, key in enumerate(OWN) if key in known}}
+    betas = {key: value for key, value in (("beta1", 0.3), ("beta2", 0.7)) if key in known}
+    limits = {key: value for key, value in (("clip", 3.0), ("ema", 0.4)) if key in known}
+    method = entry.obj(
+        Gaussian(), **{**entry.obj.cheap, **rates, **betas, **limits, "decay": 0.5, "decay_every": 3, **options}
+    )
+    players = [player for player in method.players() if player.loss is not None]
+    seen = set()
+    for player in players:
+        key = next((key for key in rates if key in OWN and player.name.startswith(OWN[key])), "lr")
+        seen.add(key)
+        assert player.optimiser.lr == pytest.approx(rates[key]), player.name
+        if len(betas) == 2 and player.name != "proposal":
+            assert player.optimiser.betas == (0.3, 0.7), player.name
+        if key == "lr":
+            assert (player.clip, player.ema) == (limits.get("clip"), limits.get("ema"))
+        for step in (0.0, 2.0, 3.0, 7.0):
+            exponent = 0 if (name, player.name) in UNSCHEDULED else step / 3 if name in CONTINUOUS else step // 3
+            assert float(player.schedule(Clock(torch.tensor(step), 100))) == pytest.approx(0.5**exponent), player.name
+    assert seen == set(rates) - ({"lr_scale"} if name == "sivi" and not options else set())
+
+
+def test_the_critics_own_rates_and_decays():
+    players = SIVISM(Gaussian(), beta2=0.7, beta2_critic=0.8, critic_warm=2, critic_warm_lr=0.05).players()
+    rules = {p.name: (p.optimiser.lr, p.optimiser.betas) for p in players}
+    assert rules == {"critic_warm": (0.05, (0.9, 0.8)), "q": (1e-3, (0.9, 0.7)), "critic": (2e-3, (0.9, 0.8))}
+
+
+def test_the_flows_rate_rests_while_it_is_pretrained():
+    flow = AISIVI(Gaussian(), pretrain=4, decay=0.5, decay_every=3).players()[0]
+    assert [float(flow.schedule(Clock(torch.tensor(s), 100))) for s in (0.0, 6.0, 7.0, 10.0)] == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_rules_of_the_codes_optimisers():
+    players = SIVISM(Gaussian(), optimiser="rmsprop", rms_eps=0.5, lr=0.02, lr_critic=0.03).players()
+    assert [p.optimiser for p in players] == [RMSprop(0.02, 0.9, 0.5), RMSprop(0.03, 0.9, 0.5)]
+    (player,) = UIVI(Gaussian(), lr=0.02).players()
+    assert player.optimiser.rule == RMSprop(0.02, 0.9, 1.0, from_first=True)
+    assert SVGD(Gaussian(), lr=0.2).players()[0].optimiser == RMSprop(0.2, 0.9, 1e-6, from_first=True)

@@ -84,10 +84,10 @@ class HSIVISM(BridgeLayers):
     def players(self) -> Sequence[Player]:
         return [
             player
-            for window in self.windows()
+            for stage in self.stages()
             for player in (
-                self._player("layers", window, self.lr, self.objective),
-                self._player("critics", window, self.lr_critic, self.regression, self.critic_steps),
+                self._player("layers", stage, self.lr, self.objective),
+                self._player("critics", stage, self.lr_critic, self.regression, self.critic_steps),
             )
         ]
 

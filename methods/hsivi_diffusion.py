@@ -110,8 +110,9 @@ class HSIVIDiffusion(LayeredSampler):
         self.critic = layer_networks(self.network, self.teacher, ends, target.dim, tuple(critic))
         self.trajectories, self.rows, self.alpha = trajectories, rows, alpha
         self.training_options = Training(
-            lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
-        )
+            lr=lr, lr_critic=lr_critic, beta1=beta1, beta2=beta2, clip=clip, ema=ema,
+            critic_steps=critic_steps, critic_first=critic_first, warm_up=warm_up, decay=decay,
+        )  # fmt: skip
         constants = {  # one row per trained layer, from the top
             "w_student": [_weight(weight, self.steps, k) for k in self.learned],
             "w_critic": [_weight(weight_critic, self.steps, k) for k in self.learned],

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.checks import require_fraction, require_not_negative, require_positive, require_share
+from bench.checks import require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
-from methods.parts.kpg_direction import dense, direction_backend
+from methods.parts.directed import Directed
+from methods.parts.families import anneal
+from methods.parts.kpg_direction import dense, importance_backend
 from methods.parts.kpg_fused import fused
-from methods.parts.optim import Adam, staircase
+from methods.parts.optim import Adam
+from methods.parts.options import with_options_of
 from methods.parts.proposal import MixtureProposal, slots
-from methods.parts.repulsion import ConstantBandwidth
 from targets.base import Target
 
 CHUNK = 1 << 20
@@ -27,7 +28,7 @@ CHUNK = 1 << 20
 @register(
     "method", "kpg_is", source="Pielok et al. 2025, arXiv:2506.05088; settings of the 2-D experiments of its code"
 )
-class KPGIS(SemiImplicitMethod):
+class KPGIS(Directed):
     """Kernel path gradient with importance sampling: for each x_j, latents near those that could have made it.
 
         z'_ji ~ tau(z' | x_j) = alpha q(z') + (1 - alpha) N(m, s^2),   x'_ji ~ q(x' | z'_ji)
@@ -49,75 +50,51 @@ class KPGIS(SemiImplicitMethod):
         batch: N, points x_j per step.
         latents: l, latents per x_j.
         own: draws of its own Gaussian per x_j (stratified); 0: the paper's estimator.
-        noise_dim, hidden, log_var, log_var_min: the family, as in ``kpg``.
         proposal: hidden layer sizes of the network of m, s and alpha.
         alpha_min, alpha_max: bounds of alpha(x).
-        bandwidth: rule for the median bandwidth of the Gaussian kernel, over all N l distances.
-        lr, beta1, beta2: Adam of q.
+        bandwidth: as in ``methods.parts.directed``, over all N l distances; the other options are those listed there.
         lr_proposal: learning rate of the proposal (Adam with its usual decays, not scheduled).
-        decay, decay_every: learning rate of q times decay every so many steps.
-        anneal: the fraction of the run over which the target's score is annealed, as in ``ksivi``.
 
     Raises:
         UserError: the bounds of alpha are not 0 < alpha_min < alpha_max < 1.
     """
 
     paper_name = "KPG-IS"
-    needs = frozenset({"score"})
     cheap: ClassVar[dict[str, Any]] = {"batch": 32, "latents": 32, "proposal": (16,)}
 
+    @with_options_of(Directed)
     def __init__(
         self,
         target: Target,
         *,
-        batch: int = 500,
         latents: int = 500,
         own: int = 0,
-        noise_dim: int = 3,
-        hidden: tuple[int, ...] = (50, 50),
-        log_var: float = 0.0,
-        log_var_min: float = -20.0,
         proposal: tuple[int, ...] = (50, 50, 50),
         alpha_min: float = 0.01,
         alpha_max: float = 0.9,
-        bandwidth: ConstantBandwidth = "detached",
-        lr: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.99,
         lr_proposal: float = 1e-3,
-        decay: float = 0.9,
-        decay_every: int = 1000,
-        anneal: float = 0.0,
+        **options: object,
     ) -> None:
-        super().__init__(target)
-        require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
+        super().__init__(target, **options)  # type: ignore[arg-type]
         require_positive(latents=latents, proposal=proposal, lr_proposal=lr_proposal)
-        require_fraction(beta1=beta1, beta2=beta2)
-        require_share(anneal=anneal)
         require_not_negative(own=own)
         if not 0 < alpha_min < alpha_max < 1:
             raise UserError(
                 f"method.alpha_min={alpha_min} and method.alpha_max={alpha_max} are no bounds of a mixture's weight",
                 "choose 0 < alpha_min < alpha_max < 1",
             )
-        self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
-        self.proposal = MixtureProposal(target.dim, noise_dim, tuple(proposal), alpha_min, alpha_max)
-        self.batch, self.latents, self.own = batch, latents, own
+        self.proposal = MixtureProposal(target.dim, self.q.noise_dim, tuple(proposal), alpha_min, alpha_max)
+        self.latents, self.own, self.lr_proposal = latents, own, lr_proposal
         self.slots = own or slots(latents, alpha_min)
-        self.rows = max(1, CHUNK // (self.slots * max(target.dim, *hidden, noise_dim)))  # x_j per chunk
-        self.bandwidth, self.anneal = bandwidth, anneal
-        self.lr, self.betas, self.lr_proposal = lr, (beta1, beta2), lr_proposal
-        self.schedule = staircase(decay, decay_every)
+        widths = [layer.out_features for layer in self.q.mean if isinstance(layer, nn.Linear)]
+        self.rows = max(1, CHUNK // (self.slots * max(self.q.noise_dim, *widths)))  # x_j per chunk
 
     def players(self) -> Sequence[Player]:
-        adam = Adam(self.lr, self.betas)
-        return [
-            Player("q", ("q",), loss=self.loss, optimiser=adam, schedule=self.schedule),
-            Player("proposal", ("proposal",), loss=self.likelihood, optimiser=Adam(self.lr_proposal)),
-        ]
+        proposal = Player("proposal", ("proposal",), loss=self.likelihood, optimiser=Adam(self.lr_proposal))
+        return [*super().players(), proposal]
 
     def operations(self) -> dict[str, str]:
-        return {"kpg_direction": direction_backend(self)}
+        return {"kpg_direction": importance_backend(self)}
 
     def likelihood(self, noise: Noise, clock: Clock) -> Tensor:
         """-E log tau(z | x) over pairs (z, x) of q (forward KL to q(z | x))."""
@@ -139,6 +116,6 @@ class KPGIS(SemiImplicitMethod):
         u = noise.uniform(N, self.latents) if self.own == 0 else None
         draws = noise.normal(N, self.slots, k), noise.normal(N, self.slots, d)
         moments = self.proposal(x)
-        if direction_backend(self) == "fused":
+        if importance_backend(self) == "fused":
             return fused(self, factor, x, moments, prior, u, draws)
         return dense(self, p, factor, x, moments, prior, u, draws)

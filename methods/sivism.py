@@ -34,6 +34,7 @@ class SIVISM(SemiImplicitMethod):
         log_var, log_var_min: initial value and lower clamp of log sigma^2.
         lr, lr_critic, beta1, beta2: Adam.
         decay, decay_every: both learning rates times decay every so many steps.
+        critic_steps: steps of the critic per step of q, each on a fresh batch.
         anneal: the score of p is multiplied by min(1, 0.1 + t / W), W = anneal * iterations; 0 = no annealing.
         optimiser: ``rmsprop`` (alpha 0.9, ``rms_eps``) for both networks is the code's choice for multinomial
             regression; betas are then unused.
@@ -100,12 +101,8 @@ class SIVISM(SemiImplicitMethod):
         self.lr, self.lr_critic = lr, lr_critic
         self.betas, self.betas_critic = (beta1, beta2), (beta1, beta2_critic)
         self.optimiser, self.rms_eps = optimiser, rms_eps
-        self.warm_start, self.warm_lr, self.critic_warm, self.critic_warm_lr = (
-            warm_start,
-            warm_lr,
-            critic_warm,
-            critic_warm_lr,
-        )
+        self.warm_start, self.warm_lr = warm_start, warm_lr
+        self.critic_warm, self.critic_warm_lr = critic_warm, critic_warm_lr
         self.schedule = staircase(decay, decay_every)
 
     def players(self) -> Sequence[Player]:

@@ -50,7 +50,7 @@ class DDIM(Solver):
 
 
 @register("method", "solver_ddpm", source="Ho et al., NeurIPS 2020, arXiv:2006.11239, as DDIM with eta = 1")
-class DDPM(DDIM):
+class Ancestral(DDIM):
     """Ancestral sampling with the posterior variance ("fixed small"); no noise in the last step."""
 
     paper_name = "DDPM"

@@ -19,7 +19,7 @@ from methods.kpg import KPG
 from methods.kpg_is import KPGIS
 from methods.native import live
 from methods.parts import kernels, kpg_fused
-from methods.parts.kpg_direction import direction_backend
+from methods.parts.kpg_direction import importance_backend
 from methods.parts.proposal import MixtureProposal, prior_over_mixture, slots
 from methods.parts.repulsion import stein_direction
 from methods.parts.stein import stein_discrepancy
@@ -84,7 +84,7 @@ FUSED = [
 ]
 
 
-@pytest.mark.skipif(direction_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
+@pytest.mark.skipif(importance_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
 @pytest.mark.parametrize("options", FUSED, ids=lambda o: "-".join(o) or "default")
 def test_fused_direction_equals_the_dense_one(options, monkeypatch):
     """Same draws, same numbers; alone, and under vmap beside another seed with other parameters."""
@@ -117,7 +117,7 @@ def test_fused_direction_equals_the_dense_one(options, monkeypatch):
     assert (fused - dense).abs().max() < 1e-5 * dense.abs().max()
 
 
-@pytest.mark.skipif(direction_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
+@pytest.mark.skipif(importance_backend(KPGIS(Gaussian())) != "fused", reason="no C++ compiler")
 def test_fused_direction_shows_divergence_and_passes_by_what_it_cannot_call():
     method = KPGIS(Gaussian(), batch=10, latents=10)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_fused_direction_shows_divergence_and_passes_by_what_it_cannot_call():
     class ByAutograd(Gaussian):
         score = Target.score
 
-    assert direction_backend(KPGIS(ByAutograd())) == "torch" == direction_backend(method.double())
+    assert importance_backend(KPGIS(ByAutograd())) == "torch" == importance_backend(method.double())
 
 
 def test_the_direction_in_torch_holds_no_layer_for_all_draws(monkeypatch):

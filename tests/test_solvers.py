@@ -19,14 +19,14 @@ from bench.registry import entries
 from bench.store import Store
 from methods.base import Method
 from methods.diffusion.solver import Solver
-from methods.solvers import DDIM, DDPM, DEIS, PNDM, DPMSolverPP, Heun, UniPC
+from methods.solvers import DDIM, DEIS, PNDM, Ancestral, DPMSolverPP, Heun, UniPC
 from targets.diffusion.schedule import linear_schedule
 from toy_gaussian import COVARIANCE, MEAN, Drawless, Gaussian
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 SCHEDULE = linear_schedule()
-SOLVERS = [DDIM, DDPM, DPMSolverPP, UniPC, DEIS, PNDM, Heun]
+SOLVERS = [DDIM, Ancestral, DPMSolverPP, UniPC, DEIS, PNDM, Heun]
 DETERMINISTIC = [
     (DDIM, {}),
     (DPMSolverPP, {"order": 2}),
@@ -98,7 +98,7 @@ def test_ddim_is_its_formula_with_any_eta():
 def test_ddpm_is_ddim_with_all_noise_and_reaches_the_gaussian():
     noise = [DirectNoise(generator("ddpm")) for _ in range(2)]
     both = [
-        DDPM(Gaussian(), nfe=100).sample(20_000, noise[0]),
+        Ancestral(Gaussian(), nfe=100).sample(20_000, noise[0]),
         DDIM(Gaussian(), nfe=100, eta=1.0).sample(20_000, noise[1]),
     ]
     torch.testing.assert_close(both[0], both[1])

@@ -113,8 +113,9 @@ class Generator(Method):
             self.student = self.teacher.trainable_copy()
         self.critic = self.make_critic(tuple(critic))
         self.training_options = Training(
-            lr, lr_critic, beta1, beta2, clip, ema, critic_steps, critic_first, warm_up, decay
-        )
+            lr=lr, lr_critic=lr_critic, beta1=beta1, beta2=beta2, clip=clip, ema=ema,
+            critic_steps=critic_steps, critic_first=critic_first, warm_up=warm_up, decay=decay,
+        )  # fmt: skip
 
     def make_critic(self, hidden: tuple[int, ...]) -> nn.Module:
         """The critic's network: of x_s and s."""

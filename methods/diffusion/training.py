@@ -53,7 +53,7 @@ def released_rates(warm_up: int, decay: Decay, per_iteration: int) -> Schedule:
     return factor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Optimisers of student and critic.
 

@@ -49,7 +49,7 @@ def gather(
         out: room for z [., k], xi [., d] and the log odds, and the numbers of draws of all rows, [N] int64.
     """
     native = LIBRARY.get()
-    assert native is not None, "callers ask direction_backend() first"
+    assert native is not None, "callers ask importance_backend() first"
     (alpha, m, s), (eps, xi), (z, own_xi, odds, count) = moments, draws, out
     l = 0 if u is None else u.shape[1]
     tensors = (u, alpha, m, s, eps, xi, z, own_xi, odds, count)
@@ -77,7 +77,7 @@ class Network:
     def __call__(self, z: Tensor, xi: Tensor, y: Tensor, u: Tensor) -> None:
         """Write x' and u for rows z [n, k], xi [n, d] to y and u, [n, d]."""
         native = LIBRARY.get()
-        assert native is not None, "callers ask direction_backend() first"
+        assert native is not None, "callers ask importance_backend() first"
         parameters = (self._widths, self._weights, self._biases)
         tensors = (self._sigma, z, xi, y, u)
         native.sivibench_kpg_forward(len(z), self._count, *parameters, *(pointer(t) for t in tensors))
@@ -106,7 +106,7 @@ def weigh(
         out: [N, d].
     """
     native = LIBRARY.get()
-    assert native is not None, "callers ask direction_backend() first"
+    assert native is not None, "callers ask importance_backend() first"
     (alpha, m, s), (z, y, f), (own_y, own_f, odds, count) = moments, shared, own
     sizes = (len(x), len(z), slots, len(own_y), m.shape[1], x.shape[1], int(bandwidth == "bisection"))
     tensors = (x, m, s, alpha, u, z, y, f, own_y, own_f, odds, count, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -27,6 +28,20 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.f(x)
         return out
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        only: the layer that is trained, 0 the top; None: all together.
+        start, until: iterations, as of a ``Player``.
+    """
+
+    only: int | None = None
+    start: int = 0
+    until: int | None = None
 
 
 class BridgeLayers(Method):
@@ -115,36 +130,36 @@ class BridgeLayers(Method):
                 total = total + self.divergence(i, x, u, xi, rungs[i], clock)
         return total
 
-    def windows(self) -> list[tuple[int | None, str, int, int | None]]:
-        """(layer or None for all, suffix of owned modules, start, until) of each stage of the training."""
+    def stages(self) -> list[Stage]:
+        """One of all layers, or one of each layer from the top."""
         if self.training_mode == "joint":
-            return [(None, "", 0, None)]
+            return [Stage()]
         last = len(self.layers) - 1
-        return [(i, f".{i}", i * self.stage, (i + 1) * self.stage if i < last else None) for i in range(last + 1)]
+        ends = [(i + 1) * self.stage if i < last else None for i in range(last + 1)]
+        return [Stage(i, start=i * self.stage, until=end) for i, end in enumerate(ends)]
 
     def players(self) -> Sequence[Player]:
-        return [self._player("layers", window, self.lr, self.objective) for window in self.windows()]
+        return [self._player("layers", stage, self.lr, self.objective) for stage in self.stages()]
 
     def _player(
         self,
         owner: str,
-        window: tuple[int | None, str, int, int | None],
+        stage: Stage,
         lr: float,
         objective: Callable[[int | None, Noise, Clock], Tensor],
         steps: int = 1,
     ) -> Player:
-        only, suffix, start, until = window
-        loss: Loss = partial(objective, only)
-        adam = Adam(lr, self.betas)
+        loss: Loss = partial(objective, stage.only)
+        modules = owner if stage.only is None else f"{owner}.{stage.only}"
         return Player(
-            f"{owner}{suffix}",
-            (f"{owner}{suffix}",),
+            modules,
+            (modules,),
             loss=loss,
-            optimiser=adam,
+            optimiser=Adam(lr, self.betas),
             schedule=self.schedule,
             steps=steps,
-            start=start,
-            until=until,
+            start=stage.start,
+            until=stage.until,
         )
 
     def mixing(self, n: int, noise: Noise) -> Tensor:

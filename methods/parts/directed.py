@@ -1,4 +1,4 @@
-"""What KPG and amortised SVGD share: a Gaussian semi-implicit family whose draws follow an estimated direction."""
+"""What KPG, KPG-IS and amortised SVGD share: a Gaussian semi-implicit family whose draws follow a direction."""
 
 from __future__ import annotations
 

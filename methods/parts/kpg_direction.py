@@ -36,7 +36,7 @@ class ImportanceMethod(Protocol):
         """Rule for the median."""
 
 
-def direction_backend(method: ImportanceMethod) -> Literal["fused", "torch"]:
+def importance_backend(method: ImportanceMethod) -> Literal["fused", "torch"]:
     """Which implementation is taken, for the run record and while tracing.
 
     The fused one calls the target when it runs, so it wants a score of closed form and the same target in every step;

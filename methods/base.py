@@ -101,6 +101,9 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     """Raised whenever the mathematics changes under the same configuration: it enters the run's identity."""
 
+    paper_name: ClassVar[str] = ""
+    """The name that papers print (``results/published.csv``); empty: the registered name in capitals."""
+
     needs: ClassVar[frozenset[str]] = frozenset({"log_prob"})
     """What the target must provide."""
 

@@ -54,6 +54,9 @@ class Target(nn.Module):
     curve_metric: str = ""
     """The metric followed during training."""
 
+    default_teacher: ClassVar[str] = ""
+    """Id of the trained diffusion teacher that is used where none is named; empty: none, or an exact one."""
+
     reference_sampler: ClassVar[str | None] = None
     """Sampler that ``bench.reference`` may use: "mala" for targets known to have one mode, None for all others."""
 

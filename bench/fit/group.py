@@ -26,21 +26,13 @@ from bench.metrics.images.sets import image_shape
 from bench.mirror.follow import current
 from bench.pictures import PICTURED, grid
 from bench.record import new_record
+from bench.registry import get
 from bench.store import Store
 from methods.base import Method
 from targets.base import Target
 
 Record = dict[str, Any]
 log = logging.getLogger("sivibench")
-
-CURVE_PROTOCOL: dict[str, dict[str, Any]] = {
-    "js_grid": {"mixture": 2000},
-    "sliced_w2": {"repeats": 1},
-    "js_sets": {"n": 20_000},
-    "fd_digits": {"n": 1000},
-    "fd_mnist": {"n": 1000},
-}
-"""Cheaper protocols of the metrics that are followed during training (their protocol ids differ)."""
 
 
 def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Record]:
@@ -121,13 +113,14 @@ class _Evaluation:
     def curve_point(self, step: int, run: Fit) -> dict[str, Any]:
         """The followed metric of every seed alive."""
         name = self.target.curve_metric
+        cheaper = {name: get("metric", name).obj.curve}
         values: list[float | None] = []
         protocols: dict[str, Any] = {}
         for row in range(len(self.seeds)):
             if run.diverged_at(row) is not None:
                 values.append(None)
                 continue
-            metrics, found, _ = evaluate([name], self._fitted(run, row), CURVE_PROTOCOL)
+            metrics, found, _ = evaluate([name], self._fitted(run, row), cheaper)
             values.append(metrics[name]["value"] if name in metrics else None)
             protocols |= found
         return {"metric": name, "values": values, "protocols": protocols}

@@ -96,6 +96,15 @@ class Metric:
     added: ClassVar[Mapping[str, Any]] = {}
     """Arguments added after records were made, with the value that means "as before": left out of the protocol then."""
 
+    curve: ClassVar[Mapping[str, Any]] = {}
+    """Cheaper arguments for following it during training (the protocol's id differs)."""
+
+    published_as: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
+    the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
+    published_setting: ClassVar[str] = ""
+    """The ``setting`` those rows must have, where one protocol covers several quantities (marginals); empty: any."""
+
     direction: ClassVar[Literal["lower", "higher"]] = "lower"
     unit: ClassVar[str] = ""
     ranked: ClassVar[bool] = True

@@ -44,6 +44,7 @@ class JSSets(Metric):
     """
 
     unit: ClassVar[str] = "nats"
+    curve = {"n": 20_000}
     floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 100_000, bins: int = 64, tail: float = 0.0002, margin: float = 0.05) -> None:

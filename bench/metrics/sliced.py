@@ -81,4 +81,6 @@ class SlicedW1(SlicedWasserstein):
 class SlicedW2(SlicedWasserstein):
     """Sliced Wasserstein distance of order 2 (root of the mean squared W2), 1000 against 1000 draws, in units of x."""
 
+    curve = {"repeats": 1}
+
     order = 2

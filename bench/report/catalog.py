@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bench.registry import Entry, Kind, entries
@@ -11,17 +11,14 @@ from targets.base import Target
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric's column is read."""
+    """How a metric's column is read: attributes of ``bench.metrics.base.Metric``, known or of one that is not here."""
 
     direction: str = "lower"
     unit: str = ""
     ranked: bool = True
     floor_is_noise: bool = True
     published_as: tuple[tuple[str, ...], ...] = ()
-    """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
-    the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
     published_setting: str = ""
-    """The ``setting`` those rows must have, where one protocol covers several quantities (marginals); empty: any."""
 
 
 def _entry(kind: Kind, name: str) -> Entry | None:
@@ -34,16 +31,13 @@ def metric_info(name: str) -> MetricInfo:
     if entry is None:
         return MetricInfo()
     cls = entry.obj
-    published = tuple(tuple(item) for item in getattr(cls, "published_as", ()))
-    setting = getattr(cls, "published_setting", "")
-    flags = (getattr(cls, "ranked", True), getattr(cls, "floor_is_noise", True))
-    return MetricInfo(getattr(cls, "direction", "lower"), getattr(cls, "unit", ""), *flags, published, setting)
+    return MetricInfo(**{f.name: getattr(cls, f.name) for f in fields(MetricInfo)})
 
 
 def paper_name(method: str) -> str:
     """The name papers print for a method: its class attribute ``paper_name``, else its name in capitals."""
     entry = _entry("method", method)
-    return getattr(entry.obj, "paper_name", method.upper()) if entry else method.upper()
+    return (entry.obj.paper_name if entry else "") or method.upper()
 
 
 def target_metrics(name: str) -> tuple[str, ...]:
@@ -87,7 +81,7 @@ def needs_teacher(method: str) -> bool:
 def default_teacher(target: str) -> str:
     """The teacher a target takes where none is named; empty where it has no such thing."""
     entry = _entry("target", target)
-    return str(getattr(entry.obj, "default_teacher", "")) if entry else ""
+    return str(entry.obj.default_teacher) if entry else ""
 
 
 def has_exact_teacher(target: str) -> bool:

@@ -33,9 +33,6 @@ class ImageTarget(Target):
     levels: ClassVar[int] = 256
     """Different values of a pixel."""
 
-    default_teacher: ClassVar[str] = ""
-    """Id of the recorded teacher of this data set, the one meant by ``teacher=""``."""
-
     teacher_command: ClassVar[str] = "sivibench teacher"
     """What makes the default teacher."""
 

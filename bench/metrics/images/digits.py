@@ -16,6 +16,7 @@ class FDDigits(FrechetDistance):
     """
 
     features = "digits"
+    curve = {"n": 1000}
 
 
 @register("metric", "kd_digits", source=f"Binkowski et al. 2018, arXiv:1801.01401, in the {WHERE}")

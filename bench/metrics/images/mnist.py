@@ -14,6 +14,7 @@ class FDMNIST(FrechetDistance):
     """FD-MNIST: Frechet distance in 64 features of an MNIST classifier (28 x 28); comparable with no FID."""
 
     features = "mnist"
+    curve = {"n": 1000}
 
     def __init__(self, *, n: int = 10_000, reference: Part = "train", splits: int = 10) -> None:
         super().__init__(n=n, reference=reference, splits=splits)

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.checks import require_not_negative
 from bench.registry import register
 from methods.base import Clock, Noise
+from methods.parts.families import GlobalVariance
 from methods.sivi import SIVI
 from targets.base import Target
 from targets.scale_prior import SemiImplicitPrior
@@ -35,6 +36,7 @@ class DSIVI(SIVI):
         lr, decay, decay_every: Adam; the rate times decay ** (step / decay_every).
     """
 
+    q: GlobalVariance
     paper_name = "DSIVI"
     added = {}
     phases = ()

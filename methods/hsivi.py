@@ -10,7 +10,7 @@ from bench.checks import require_positive
 from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.parts.bridge_layers import BridgeLayers
-from methods.parts.families import SemiImplicit, mlp
+from methods.parts.families import GlobalVariance, mlp
 from methods.parts.options import with_options_of
 from methods.parts.surrogate import surrogate
 from targets.base import Target
@@ -45,7 +45,7 @@ class HSIVILB(BridgeLayers):
 
     def divergence(self, i: int, x: Tensor, u: Tensor, xi: Tensor, p: Target, clock: Clock) -> Tensor:
         """Minus the surrogate bound of layer i."""
-        layer: SemiImplicit = self.layers[i]  # type: ignore[assignment]
+        layer: GlobalVariance = self.layers[i]  # type: ignore[assignment]
         others = (x - layer.coloured(xi))[self.batch :]  # the means of the auxiliary rows
         own, xi = x[: self.batch], xi[: self.batch]
         return (surrogate(layer, own, xi, others) - p.log_prob(own)).mean()

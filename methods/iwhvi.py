@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.checks import require_positive
 from bench.registry import register
 from methods.base import Clock, Noise
-from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.families import GlobalVariance, SemiImplicitMethod
 from methods.parts.importance import Importance
 from methods.parts.optim import staircase
 from methods.parts.options import with_options_of
@@ -30,6 +30,7 @@ class _Gaussian(Importance, SemiImplicitMethod):
         decay, decay_every: both rates times decay every so many steps.
     """
 
+    q: GlobalVariance
     inner = 0
     dreg = False
 
@@ -51,7 +52,7 @@ class _Gaussian(Importance, SemiImplicitMethod):
         super().__init__(target)
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, reverse=reverse)
         require_positive(lr=lr, lr_reverse=lr_reverse, decay=decay, decay_every=decay_every)
-        self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, activation=activation)
+        self.q = GlobalVariance(target.dim, noise_dim, tuple(hidden), log_var=log_var, activation=activation)
         self.tau = NetworkReverse(target.dim, noise_dim, tuple(reverse), activation)
         self.batch, self.noise_dim = batch, noise_dim
         self.lr, self.lr_reverse, self.schedule = lr, lr_reverse, staircase(decay, decay_every)

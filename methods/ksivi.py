@@ -11,7 +11,7 @@ from bench.checks import require_fraction, require_not_negative, require_positiv
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.parts.families import ConditionalVariance, SemiImplicit, SemiImplicitMethod, anneal
+from methods.parts.families import ConditionalVariance, GlobalVariance, SemiImplicitMethod, anneal
 from methods.parts.kernels import Bandwidth, Kernel
 from methods.parts.optim import Adam, staircase
 from methods.parts.precondition import Precondition, precondition, require_full_rank
@@ -58,6 +58,7 @@ class KSIVI(SemiImplicitMethod):
         variance: ``global``, or ``conditional`` for sigma(z): reported to fail, kept to show it.
     """
 
+    q: GlobalVariance | ConditionalVariance
     paper_name = "KSIVI"
     needs = frozenset({"score"})
     phases = ("warm_start", "regulariser_until")
@@ -112,7 +113,7 @@ class KSIVI(SemiImplicitMethod):
                 "give method.batch=2 or more, or method.statistic=vanilla",
             )
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
-        family = ConditionalVariance if variance == "conditional" else SemiImplicit
+        family = ConditionalVariance if variance == "conditional" else GlobalVariance
         self.q = family(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
         self.batch, self.kernel, self.bandwidth, self.statistic = batch, kernel, bandwidth, statistic
         self.lr, self.betas, self.decay, self.decay_every = lr, (beta1, beta2), decay, decay_every

@@ -14,14 +14,14 @@ from bench.checks import require_not_negative, require_positive
 from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.parts.families import Activation, SemiImplicit, SemiImplicitMethod
+from methods.parts.families import Activation, GlobalVariance, SemiImplicitMethod, SharedCovariance
 from methods.parts.optim import SGD, Adam, exponential
 from methods.parts.surrogate import surrogate
 from methods.parts.warm_start import warm_start
 from targets.base import Target
 
 
-class FullCovariance(SemiImplicit):
+class FullCovariance(SharedCovariance):
     """q(x|z) = N(mu(z), L L^T) with one lower-triangular L for all z, every entry initialised alike.
 
     The diagonal of L is not constrained to be positive (as in the published code); only |L_ii| enters the density.
@@ -30,17 +30,14 @@ class FullCovariance(SemiImplicit):
     def __init__(
         self, dim: int, noise_dim: int, hidden: tuple[int, ...], *, activation: Activation, log_var: float, entry: float
     ) -> None:
-        super().__init__(dim, noise_dim, hidden, log_var=log_var, activation=activation)
-        self.log_var.requires_grad_(False)  # the diagonal scale of the parent class is not used
+        super().__init__(dim, noise_dim, hidden, activation)
+        # not used, but part of the parameters that runs on record have kept
+        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)), requires_grad=False)
         self.tril = nn.Parameter(torch.full((dim, dim), entry))
 
     @property
     def factor(self) -> Tensor:
         return self.tril.tril()
-
-    @property
-    def sigma(self) -> Tensor:
-        return self.factor.square().sum(1).sqrt()
 
     @property
     def log_det(self) -> Tensor:
@@ -85,6 +82,7 @@ class SIVI(SemiImplicitMethod):
             targets); they count as iterations of the run.
     """
 
+    q: SharedCovariance
     paper_name = "SIVI"
     phases: ClassVar[tuple[str, ...]] = ("warm_start", "scale_until")
     cheap = {"outer": 32, "auxiliary": 32}
@@ -128,8 +126,8 @@ class SIVI(SemiImplicitMethod):
         if covariance == "full":
             self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)
         else:
-            self.q = SemiImplicit(*sizes, activation=activation, log_var=log_var)
-            self.q.log_var.requires_grad_(learn_var)
+            self.q = diagonal = GlobalVariance(*sizes, activation=activation, log_var=log_var)
+            diagonal.log_var.requires_grad_(learn_var)
         self.outer, self.auxiliary = outer, auxiliary
         self.lr, self.lr_scale, self.scale_until = lr, lr_scale, scale_until
         self.warm_start, self.warm_lr = warm_start, warm_lr

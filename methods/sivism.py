@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.checks import require_fraction, require_not_negative, require_positive, require_share
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal, mlp
+from methods.parts.families import GlobalVariance, SemiImplicitMethod, anneal, mlp
 from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
 from methods.parts.options import with_options_of
 from methods.parts.warm_start import warm_start
@@ -93,7 +93,7 @@ class SIVISM(SemiImplicitMethod):
         beta2_critic = beta2 if beta2_critic is None else beta2_critic
         require_fraction(beta1=beta1, beta2=beta2, beta2_critic=beta2_critic)
         require_share(anneal=anneal)
-        self.q = SemiImplicit(
+        self.q = GlobalVariance(
             target.dim, noise_dim=noise_dim, hidden=tuple(hidden), log_var=log_var, log_var_min=log_var_min
         )
         self.critic = mlp(target.dim, tuple(critic), target.dim, "relu")

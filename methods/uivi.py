@@ -13,14 +13,14 @@ from bench.checks import require_fraction, require_positive, require_share
 from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.parts import hmc
-from methods.parts.families import SemiImplicit, SemiImplicitMethod, anneal
+from methods.parts.families import Diagonal, SemiImplicitMethod, anneal
 from methods.parts.optim import Blocks, RMSprop, staircase
 from targets.base import Target
 
 SD_FLOOR = 1e-5
 
 
-class DirectScale(SemiImplicit):
+class DirectScale(Diagonal):
     """The semi-implicit family with sigma itself, one global vector, as the parameter, and UIVI's initialisation.
 
     Below ``SD_FLOOR`` sigma is the floor, and the gradient passes through (the code sets the parameter to the floor).
@@ -35,7 +35,6 @@ class DirectScale(SemiImplicit):
         self, dim: int, noise_dim: int, hidden: tuple[int, ...], *, sd: float, init: Literal["uivi", "torch"]
     ) -> None:
         super().__init__(dim, noise_dim, hidden)
-        del self.log_var
         self.sd = nn.Parameter(torch.full((dim,), float(sd)))
         layers = [layer for layer in self.mean if isinstance(layer, nn.Linear)]
         for layer in layers if init == "uivi" else ():

@@ -16,12 +16,12 @@ from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.kpg import KPG
 from methods.kpg_is import KPGIS
-from methods.parts.families import SemiImplicit, anneal
+from methods.parts.families import Diagonal, anneal
 from methods.svgd import SVGD, AmortisedSVGD
 from methods.uivi import UIVI
 
 
-def pair(q: SemiImplicit, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
+def pair(q: Diagonal, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
     """x and grad_x log q(x | z), [n, d] each."""
     z, xi = noise.normal(n, q.noise_dim), noise.normal(n, q.dim)
     return q.mean(z) + q.sigma * xi, -xi / q.sigma

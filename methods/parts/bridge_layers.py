@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from bench.checks import require_fraction, require_not_negative, require_positive
 from methods.base import Clock, Loss, Method, Noise, Player
-from methods.parts.families import SemiImplicit
+from methods.parts.families import GlobalVariance
 from methods.parts.optim import Adam, staircase
 from targets.base import Target
 from targets.bridge import Ladder
@@ -102,7 +102,7 @@ class BridgeLayers(Method):
         self.noise_dim = noise_dim or target.dim
         self.layers = nn.ModuleList()
         for fan_in in [self.noise_dim] + [target.dim] * (layers - 1):
-            layer = SemiImplicit(target.dim, fan_in, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
+            layer = GlobalVariance(target.dim, fan_in, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
             if residual and fan_in == target.dim:
                 layer.mean = Residual(layer.mean)  # type: ignore[assignment]
             self.layers.append(layer)
@@ -171,7 +171,7 @@ class BridgeLayers(Method):
 
     def conditional(self, z: Tensor) -> Distribution:
         """q(x_0 | x_1 = z)."""
-        last: SemiImplicit = self.layers[-1]  # type: ignore[assignment]
+        last: GlobalVariance = self.layers[-1]  # type: ignore[assignment]
         return last.conditional(z)
 
     def sample(self, n: int, noise: Noise) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.checks import require_fraction, require_positive, require_share
 from methods.base import Clock, Noise, Player
-from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.families import GlobalVariance, SemiImplicitMethod
 from methods.parts.optim import Adam, staircase
 from methods.parts.repulsion import ConstantBandwidth
 from targets.base import Target
@@ -31,6 +31,7 @@ class Directed(SemiImplicitMethod):
         anneal: the fraction of the run over which the target's score is annealed, as in ``ksivi``.
     """
 
+    q: GlobalVariance
     needs = frozenset({"score"})
     cheap: ClassVar[dict[str, Any]] = {"batch": 32}
 
@@ -55,7 +56,7 @@ class Directed(SemiImplicitMethod):
         require_positive(batch=batch, noise_dim=noise_dim, hidden=hidden, lr=lr, decay=decay, decay_every=decay_every)
         require_fraction(beta1=beta1, beta2=beta2)
         require_share(anneal=anneal)
-        self.q = SemiImplicit(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
+        self.q = GlobalVariance(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
         self.batch, self.bandwidth, self.anneal = batch, bandwidth, anneal
         self.lr, self.betas, self.decay, self.decay_every = lr, (beta1, beta2), decay, decay_every
 

@@ -1,4 +1,4 @@
-"""The semi-implicit family shared by SIVI, SIVI-SM, KSIVI and others, and the base class of methods that fit it."""
+"""Gaussian semi-implicit families, by the covariance of q(x | z), and the base class of methods that fit one."""
 
 from __future__ import annotations
 
@@ -45,75 +45,95 @@ def anneal(clock: Clock, fraction: float) -> Tensor | float:
 
 
 class SemiImplicit(nn.Module):
-    """q(x) = E_z q(x | z),  q(x | z) = N(mu(z), diag sigma^2),  z ~ N(0, I_k)  (Yin & Zhou 2018, arXiv:1805.11183).
+    """q(x) = E_z q(x | z),  q(x | z) Gaussian with mean mu(z),  z ~ N(0, I_k)  (Yin & Zhou 2018, arXiv:1805.11183).
 
-    mu is an MLP (``mean``); log sigma^2 is one global vector, clamped below, as in the code of SIVI-SM and KSIVI.
+    mu is an MLP (``mean``).  Subclasses give the covariance, by ``forward`` and ``conditional``.
 
     Args:
         dim: d, dimension of x.
         noise_dim: k, dimension of z.
         hidden: sizes of the hidden layers of mu.
-        log_var: initial value of log sigma^2, in every coordinate.
-        log_var_min: lower clamp of log sigma^2.
         activation: between the layers of mu.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        noise_dim: int,
-        hidden: tuple[int, ...] = (50, 50),
-        *,
-        log_var: float = 0.0,
-        log_var_min: float = -20.0,
-        activation: Activation = "relu",
-    ) -> None:
+    def __init__(self, dim: int, noise_dim: int, hidden: tuple[int, ...], activation: Activation = "relu") -> None:
         super().__init__()
-        self.dim, self.noise_dim, self.log_var_min = dim, noise_dim, log_var_min
+        self.dim, self.noise_dim = dim, noise_dim
         self.mean = mlp(noise_dim, tuple(hidden), dim, activation)
-        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)))
-
-    @property
-    def sigma(self) -> Tensor:
-        """Standard deviation of q(x | z), [d]."""
-        return torch.exp(self.log_var.clamp(min=self.log_var_min) / 2)
-
-    @property
-    def log_det(self) -> Tensor:
-        """log det L of the scale L of q(x | z), here diag sigma; scalar."""
-        return self.sigma.log().sum()
-
-    def coloured(self, xi: Tensor) -> Tensor:
-        """L xi, [..., d] -> [..., d]."""
-        return self.sigma * xi
-
-    def whitened(self, x: Tensor) -> Tensor:
-        """L^-1 x, [n, d] -> [n, d]."""
-        return x / self.sigma
 
     def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """x = mu(z) + sigma xi and u = xi / sigma = -grad_x log q(x | z); z [..., k], xi [..., d] -> two [..., d]."""
-        sigma = self.sigma
-        return self.mean(z) + sigma * xi, xi / sigma
+        """x ~ q(x | z) from xi ~ N(0, I), and u = -grad_x log q(x | z); z [..., k], xi [..., d] -> two [..., d]."""
+        raise NotImplementedError
+
+    def conditional(self, z: Tensor) -> Distribution:
+        """q(x | z), batch shape z.shape[:-1], event shape [d]."""
+        raise NotImplementedError
 
     def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
         """n pairs (x, u), [n, d] each."""
-        return self(noise.normal(n, self.noise_dim), noise.normal(n, self.dim))
+        return self(self.mixing(n, noise), noise.normal(n, self.dim))
 
     def mixing(self, n: int, noise: Noise) -> Tensor:
         """n draws z, [n, k]."""
         return noise.normal(n, self.noise_dim)
 
+    def mixing_log_prob(self, z: Tensor) -> Tensor:
+        """log q(z), [..., k] -> [...]."""
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
+class SharedCovariance(SemiImplicit):
+    """q(x | z) = N(mu(z), L L^T) with one L for all z."""
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |det L|; scalar."""
+        raise NotImplementedError
+
+    def coloured(self, xi: Tensor) -> Tensor:
+        """L xi, [..., d] -> [..., d]."""
+        raise NotImplementedError
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """L^-1 x, [n, d] -> [n, d]."""
+        raise NotImplementedError
+
+
+class Diagonal(SharedCovariance):
+    """q(x | z) = N(mu(z), diag sigma^2); subclasses give sigma."""
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of q(x | z), [d]."""
+        raise NotImplementedError
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.sigma.log().sum()
+
+    def coloured(self, xi: Tensor) -> Tensor:
+        return self.sigma * xi
+
+    def whitened(self, x: Tensor) -> Tensor:
+        return x / self.sigma
+
+    def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """x = mu(z) + sigma xi and u = xi / sigma; z [..., k], xi [..., d] -> two [..., d]."""
+        sigma = self.sigma
+        return self.mean(z) + sigma * xi, xi / sigma
+
     def conditional(self, z: Tensor) -> Distribution:
-        """q(x | z), batch shape z.shape[:-1], event shape [d]."""
         mean = self.mean(z)
         return Independent(Normal(mean, self.sigma.expand_as(mean)), 1)
 
 
-class ConditionalVariance(SemiImplicit):
-    """q(x | z) = N(mu(z), diag sigma(z)^2): log sigma^2 is a second MLP of z plus the constant ``log_var``.
+class GlobalVariance(Diagonal):
+    """log sigma^2 is one vector for all z, clamped below, as in the code of SIVI-SM and KSIVI.
 
-    Much harder to fit than one global sigma: draws with a small sigma(z) dominate every score-based loss.
+    Args:
+        dim, noise_dim, hidden, activation: see ``SemiImplicit``.
+        log_var: initial value of log sigma^2, in every coordinate.
+        log_var_min: lower clamp of log sigma^2.
     """
 
     def __init__(
@@ -126,29 +146,51 @@ class ConditionalVariance(SemiImplicit):
         log_var_min: float = -20.0,
         activation: Activation = "relu",
     ) -> None:
-        super().__init__(dim, noise_dim, hidden, log_var=log_var, log_var_min=log_var_min, activation=activation)
-        self.log_var.requires_grad_(False)  # the net's last bias does its work
-        self.log_var_net = mlp(noise_dim, tuple(hidden), dim, activation)
+        super().__init__(dim, noise_dim, hidden, activation)
+        self.log_var_min = log_var_min
+        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)))
 
     @property
     def sigma(self) -> Tensor:
-        """There is none.
+        return torch.exp(self.log_var.clamp(min=self.log_var_min) / 2)
 
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("the standard deviations of q(x | z) depend on z: use sigma_of(z)")
 
-    def sigma_of(self, z: Tensor) -> Tensor:
+class ConditionalVariance(SemiImplicit):
+    """q(x | z) = N(mu(z), diag sigma(z)^2): log sigma^2 is a second MLP of z plus a constant, clamped below.
+
+    Much harder to fit than one global sigma: draws with a small sigma(z) dominate every score-based loss.
+
+    Args:
+        dim, noise_dim, hidden, activation: see ``SemiImplicit``; the second MLP has the same sizes.
+        log_var: the constant, which is not trained: the net's last bias does its work.
+        log_var_min: lower clamp of log sigma^2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        noise_dim: int,
+        hidden: tuple[int, ...] = (50, 50),
+        *,
+        log_var: float = 0.0,
+        log_var_min: float = -20.0,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(dim, noise_dim, hidden, activation)
+        self.log_var_min = log_var_min
+        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)), requires_grad=False)
+        self.log_var_net = mlp(noise_dim, tuple(hidden), dim, activation)
+
+    def sigma(self, z: Tensor) -> Tensor:
         """Standard deviation of q(x | z), [..., k] -> [..., d]."""
         return torch.exp((self.log_var + self.log_var_net(z)).clamp(min=self.log_var_min) / 2)
 
     def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self.sigma_of(z)
+        sigma = self.sigma(z)
         return self.mean(z) + sigma * xi, xi / sigma
 
     def conditional(self, z: Tensor) -> Distribution:
-        return Independent(Normal(self.mean(z), self.sigma_of(z)), 1)
+        return Independent(Normal(self.mean(z), self.sigma(z)), 1)
 
 
 class SemiImplicitMethod(Method):
@@ -166,5 +208,4 @@ class SemiImplicitMethod(Method):
         return self.q.conditional(z)
 
     def mixing_log_prob(self, z: Tensor) -> Tensor:
-        """log N(z; 0, I), [..., k] -> [...]."""
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+        return self.q.mixing_log_prob(z)

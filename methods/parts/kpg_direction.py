@@ -19,7 +19,7 @@ from torch import Tensor
 
 from methods.native import kpg as native
 from methods.parts import kernels
-from methods.parts.families import SemiImplicit, relu_layers
+from methods.parts.families import Diagonal, GlobalVariance, relu_layers
 from methods.parts.proposal import prior_over_mixture
 from targets.base import Target
 
@@ -27,7 +27,7 @@ from targets.base import Target
 class ImportanceMethod(Protocol):
     """What the operation needs of the method."""
 
-    q: SemiImplicit
+    q: GlobalVariance
     target: Target
     rows: int
 
@@ -46,7 +46,7 @@ def importance_backend(method: ImportanceMethod) -> Literal["fused", "torch"]:
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         return "torch"
     if (
-        type(method.q).forward is not SemiImplicit.forward
+        type(method.q).forward is not Diagonal.forward
         or relu_layers(method.q.mean) is None
         or "score" in target.__dict__
     ):

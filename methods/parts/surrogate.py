@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from methods.parts.families import SemiImplicit
+from methods.parts.families import SharedCovariance
 from methods.parts.kernels import statistic
 
 PAIRWISE_DIM = 64
 """Largest dimension in which all differences between draws and auxiliary means are formed."""
 
 
-def surrogate(q: SemiImplicit, x: Tensor, xi: Tensor, others: Tensor) -> Tensor:
+def surrogate(q: SharedCovariance, x: Tensor, xi: Tensor, others: Tensor) -> Tensor:
     """log 1/(K+1) sum_{k=0..K} q(x_j | z_k), [J]: above log q(x_j) in expectation (Yin & Zhou 2018, arXiv:1805.11183).
 
     Args:
-        q: the family; one covariance for all z.
+        q: the family.
         x: draws of q(x | z_0), [J, d].
         xi: the standard normal draws they were made with, [J, d].
         others: the means of z_1..z_K, [K, d].

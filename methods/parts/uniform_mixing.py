@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.checks import require_positive, require_share
 from methods.base import Clock, Noise, Player
-from methods.parts.families import SemiImplicit, SemiImplicitMethod
+from methods.parts.families import Diagonal, SemiImplicitMethod
 from methods.parts.kernels import squares
 from methods.parts.optim import Adam, Schedule, staircase
 from targets.base import Target
@@ -19,7 +19,7 @@ FLOOR = 1e-10
 """Smallest standard deviation of q(x | z)."""
 
 
-class UniformSemiImplicit(SemiImplicit):
+class UniformSemiImplicit(Diagonal):
     """q(x | z) = N(mu(z), diag sigma^2),  z ~ U[0, 1]^k,  sigma = 1e-10 + alpha softplus(rho), rho = 1 at the start.
 
     Args:
@@ -31,7 +31,6 @@ class UniformSemiImplicit(SemiImplicit):
 
     def __init__(self, dim: int, noise_dim: int, hidden: tuple[int, ...], alpha: float) -> None:
         super().__init__(dim, noise_dim, hidden)
-        del self.log_var  # the parent's parameter of sigma
         self.alpha = alpha
         self.rho = nn.Parameter(torch.ones(dim))
 
@@ -39,10 +38,6 @@ class UniformSemiImplicit(SemiImplicit):
     def sigma(self) -> Tensor:
         """Standard deviation of q(x | z), [d]."""
         return FLOOR + self.alpha * F.softplus(self.rho)
-
-    def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
-        """n pairs (x, u) with u = -grad_x log q(x | z), [n, d] each."""
-        return self(self.mixing(n, noise), noise.normal(n, self.dim))
 
     def mixing(self, n: int, noise: Noise) -> Tensor:
         """n draws z, [n, k]."""
@@ -77,10 +72,6 @@ class PathGradientMethod(SemiImplicitMethod):
 
     def players(self) -> Sequence[Player]:
         return [Player("q", ("q",), loss=self.loss, optimiser=Adam(self.lr), schedule=self.schedule)]
-
-    def mixing_log_prob(self, z: Tensor) -> Tensor:
-        """log q(z), [..., k] -> [...]."""
-        return self.q.mixing_log_prob(z)
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:
         """A surrogate whose gradient is the path gradient; its value has no meaning."""

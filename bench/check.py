@@ -15,7 +15,8 @@ from bench.config.config import Config, build_method, build_target
 from bench.config.identity import config_id
 from bench.errors import UserError
 from bench.files import TEMPORARY
-from bench.record import STATUSES, read_record
+from bench.record import read_record
+from bench.status import STATUSES
 from bench.store import Store
 from targets.fetch import local_only
 

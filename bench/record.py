@@ -11,9 +11,9 @@ from typing import Any
 from bench.config.config import Config
 from bench.errors import UserError
 from bench.shape import misfit
+from bench.status import STATUSES
 
 SCHEMA = 1
-STATUSES = ("done", "failed", "diverged", "timeout")
 
 
 def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def new_record(config: Config, seed: int, status: str, *, env: dict[str, Any], *
     Args:
         config: the configuration of the run.
         seed: its seed.
-        status: ``done``, ``failed``, ``diverged`` or ``timeout``.
+        status: one of ``bench.status.STATUSES``.
         env: from ``bench.environment.environment``.
         fields: ``metrics``, ``protocols``, ``skipped_metrics``, ``curve``, ``diverged_at``, ``idle``,
             ``samples``, ``images``, ``parameters_sha256``, ``cost`` and ``error``; what is left out is empty or null.

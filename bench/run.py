@@ -26,6 +26,7 @@ from bench.fit.parallel import Processes, processes_of
 from bench.mirror.follow import following
 from bench.record import new_record
 from bench.registry import get
+from bench.status import ENDED_WELL
 from bench.store import Record, Store
 
 Fit = Callable[[Config, Sequence[int], Store], Iterable[Record]]
@@ -198,7 +199,7 @@ def _tidy(config: Config, store: Store) -> None:
     with suppress(UserError):  # a damaged file among them must not spoil a command that has done its work
         for checkpoint in saved_groups(store.artifacts / "checkpoints", config.config_id):
             records = finished(config, store, checkpoint.seeds)
-            if all(seed in records and records[seed]["status"] in ("done", "diverged") for seed in checkpoint.seeds):
+            if all(seed in records and records[seed]["status"] in ENDED_WELL for seed in checkpoint.seeds):
                 checkpoint.discard()
     dead = [run_id for run_id in map(config.run_id, config.seeds) if claims.is_stale(store.claims / f"{run_id}.json")]
     if dead:

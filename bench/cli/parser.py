@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from bench.errors import UserError
+from bench.status import RETRIED
 
 
 def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -135,11 +136,11 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-_RETRY = "fit again what failed, diverged or timed out, or only that: --retry=failed,diverged,timeout"
+_RETRY = "fit again what failed, diverged or timed out, or only that: --retry=" + ",".join(RETRIED)
 
 
 def _names_status(text: str) -> bool:
-    return text != "" and set(text.split(",")) <= {"failed", "diverged", "timeout"}
+    return text != "" and set(text.split(",")) <= set(RETRIED)
 
 
 def retry_of(text: str | None) -> bool | frozenset[str]:
@@ -151,9 +152,9 @@ def retry_of(text: str | None) -> bool | frozenset[str]:
     if not text:
         return text is not None
     named = frozenset(text.split(","))
-    unknown = sorted(named - {"failed", "diverged", "timeout"})
+    unknown = sorted(named - set(RETRIED))
     if unknown:
-        raise UserError(f"--retry={text}: {unknown[0]!r} cannot be retried", "choose from: failed, diverged, timeout")
+        raise UserError(f"--retry={text}: {unknown[0]!r} cannot be retried", f"choose from: {', '.join(RETRIED)}")
     return named
 
 

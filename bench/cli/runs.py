@@ -16,11 +16,9 @@ from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, require_slurm, split_options
 from bench.plan.expand import Sweep, sweep_of
 from bench.run import execute, finished
+from bench.status import FAILED
 from bench.store import Store
 from bench.sweep import run_sweep
-
-FAILED = ("failed", "timeout")
-"""Statuses that make a command exit with 1; a diverged fit is a result."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from bench.cli import states
 from bench.errors import UserError
 from bench.launch.state import STATES
 from bench.plan.cells import Plan, refresh
+from bench.status import ENDED_WELL
 
 EVERY = 2.0
 """Least time between two looks, seconds."""
@@ -61,7 +62,7 @@ def tell_end(plan: Plan, stream: TextIO) -> bool:
     runs, _, _ = states.of_plan(plan)
     for line in states.stories(states.rows(runs)):
         print(line, file=stream)
-    return all(run["state"] in ("done", "diverged") for run in runs)
+    return all(run["state"] in ENDED_WELL for run in runs)
 
 
 def _fitting(lines: list[str]) -> list[str]:

@@ -12,9 +12,10 @@ from bench import claims
 from bench.launch.journal import journal_path, read_journal
 from bench.launch.manifest import Manifest
 from bench.launch.queue import JobState, Queue, ask
+from bench.status import STATUSES
 from bench.store import Store
 
-STATES = ("done", "failed", "diverged", "timeout", "running", "queued", "lost", "missing")
+STATES = (*STATUSES, "running", "queued", "lost", "missing")
 
 ANSWERS = ("requeued", "requeue refused")
 """What journals say of a job that asked to be started again."""

@@ -25,6 +25,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from bench.status import FAILED
+
 INIT_SECONDS = 20.0
 """How long it may take to make a run."""
 
@@ -124,7 +126,7 @@ class Worker:
         except Exception:  # the numbers are there; a server that takes no tables must not cost them
             traceback.print_exc()
         folder = Path(run.dir).parent
-        run.finish(exit_code=int(record["status"] in ("failed", "timeout")))
+        run.finish(exit_code=int(record["status"] in FAILED))
         del self.runs[run_id]
         online = run_id in self.uploading
         mode, kept = ("online", None) if online else ("offline", folder.name)

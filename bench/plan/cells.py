@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.plan.expand import Sweep, expand, load_sweep
 from bench.plan.pace import Paces, pace_of
 from bench.run import Retry, finished, retried
+from bench.status import STATUSES
 from bench.store import Record, Store
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Cell:
 
     def counts(self) -> dict[str, int]:
         """Number of seeds by status, ``running`` and ``missing`` among them."""
-        found = {"done": 0, "failed": 0, "diverged": 0, "timeout": 0, "running": 0, "missing": 0}
+        found = dict.fromkeys((*STATUSES, "running", "missing"), 0)
         for seed in self.config.seeds:
             if seed in self.running:
                 found["running"] += 1

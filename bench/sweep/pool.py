@@ -18,6 +18,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.plan.cells import Cell
 from bench.run import Retry, execute
+from bench.status import FAILED
 from bench.store import Record
 
 Task = Callable[..., list[Record]]
@@ -37,7 +38,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        return self.error is not None or any(status in ("failed", "timeout") for status in self.statuses.values())
+        return self.error is not None or any(status in FAILED for status in self.statuses.values())
 
 
 @dataclass

@@ -21,6 +21,7 @@ from bench.plan.cells import Cell, Plan, longest_first, make_plan
 from bench.plan.expand import Sweep
 from bench.plan.pace import pace
 from bench.run import Retry, execute, finished
+from bench.status import FAILED
 from bench.store import Record
 from bench.sweep.lines import Tell, announce, clock, cost, planning, table
 from bench.sweep.pool import Result, Task, run_cells, run_here
@@ -47,7 +48,7 @@ class Outcome:
         ran = {result.cell.config.config_id for result in self.results}
         earlier = [cell for cell in self.plan.cells if cell.config.config_id not in ran]
         kept = (record["status"] for cell in earlier for record in cell.records.values())
-        return any(result.failed for result in self.results) or any(s in ("failed", "timeout") for s in kept)
+        return any(result.failed for result in self.results) or any(status in FAILED for status in kept)
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +41,15 @@ def test_every_method_has_a_plain_step_that_moves_it(name):
     after = dict(method.named_parameters())
     assert all(torch.isfinite(after[n]).all() for n in before)
     assert any(not torch.equal(after[n], p) for n, p in before.items())
+
+
+def test_other_commands_do_not_read_the_baselines():
+    look = (
+        "import sys; from bench.registry import entries; entries('method');"
+        "print([name for name in sys.modules if '.baselines.' in name], list(entries('baseline')))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", look], text=True) == "[] []\n"
+    assert {"ksivi", "pvi", "blr_waveform"} <= set(baselines())
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "imq", "laplace", "riesz"])

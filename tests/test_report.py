@@ -14,11 +14,13 @@ import pytest
 import bench.registry
 from bench.config.compose import compose
 from bench.errors import UserError
+from bench.metrics.base import Metric
 from bench.registry import Entry
 from bench.report import as_json, render_terminal, write_report
 from bench.report.groups import group
 from bench.report.published import DEFAULT_PATH, find, rows
 from bench.report.table import build
+from methods.base import Method
 
 PROTOCOL = {"metric": "js_made_up", "version": 1, "bins": 64}
 
@@ -270,13 +272,13 @@ def test_report_of_no_records(tmp_path):
 def papers(monkeypatch):
     """A method and two metrics linked to published names, registered for one test only."""
 
-    class Made:
+    class Made(Method):
         paper_name = "KPG-IS"
 
-    class Made2:
+    class Made2(Metric):
         published_as = (("nll_target_draws", "nll-100k", "DGP (truth)"), ("kl_forward", "fkl-100k"))
 
-    class Made3:
+    class Made3(Metric):
         published_as = (("kl_forward", "statcomp-xshape"),)
 
     monkeypatch.setitem(bench.registry._ENTRIES["method"], "alpha", Entry("method", "alpha", Made, "", ""))

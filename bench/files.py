@@ -24,15 +24,24 @@ _REMEDIES = {
     errno.ENOTDIR: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
     errno.EEXIST: ("part of the path is a file, not a folder", "move that file or give another folder with --results"),
     errno.EISDIR: ("it is a folder", "give the name of a file"),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter one"),
 }
 
 
-def explain_os_error(path: Path | str, error: OSError) -> UserError | None:
-    """The message for a full disk, a missing permission and their like; None for anything else."""
+def explain_os_error(path: Path | str, error: OSError, remedy: str = "") -> UserError | None:
+    """The message for a full disk, a missing permission and their like; None for anything else.
+
+    Args:
+        path: what could not be written.
+        error: why.
+        remedy: what to do, where it is not about a results folder.
+    """
     if error.errno not in _REMEDIES:
         return None
-    what, remedy = _REMEDIES[error.errno]
-    return UserError(f"cannot write {path}: {what}", f"{remedy} and repeat the command; finished runs are kept")
+    what, usual = _REMEDIES[error.errno]
+    return UserError(
+        f"cannot write {path}: {what}", remedy or f"{usual} and repeat the command; finished runs are kept"
+    )
 
 
 def write_json_atomic(path: Path, payload: dict[str, Any]) -> None:
@@ -49,6 +58,8 @@ def write_json_atomic(path: Path, payload: dict[str, Any]) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file that appears complete or not at all: written beside its place, flushed to the disk and renamed.
+
+    A link is replaced by the file, and the folder has to be writable.
 
     Raises:
         UserError: full disk, no permission, read-only file system, a folder of that name, no such place.
@@ -80,18 +91,25 @@ def check_place(path: Path) -> None:
     Raises:
         UserError: a folder or a device has its name, or the folder it goes to cannot be made or written.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # to be renamed over: /dev/stdout would be gone
-        raise UserError(f"cannot write {path}: it is no ordinary file", "give the name of a file")
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    code = 0
-    if path.is_dir():
-        code = errno.EISDIR
-    elif there != path and not there.is_dir():
-        code = errno.ENOTDIR
-    elif not os.access(path.parent if there == path else there, os.W_OK | os.X_OK):
-        code = errno.EACCES
-    if code and (problem := explain_os_error(path, OSError(code, os.strerror(code)))):
+    try:
+        code = _obstacle(path)
+    except OSError as error:  # the name is too long, a parent cannot be read
+        code = error.errno or 0
+    if code and (problem := explain_os_error(path, OSError(code, os.strerror(code)), "name another file")):
         raise problem
+
+
+def _obstacle(path: Path) -> int:
+    """Why a file cannot be written there, as an error number; 0 if it can."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # to be renamed over: /dev/stdout would be gone
+        raise UserError(f"cannot write {path}: it is no ordinary file", "name another file")
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if path.is_dir():
+        return errno.EISDIR
+    if there != path and not there.is_dir():
+        return errno.ENOTDIR
+    writable = os.access(path.parent if there == path else there, os.W_OK | os.X_OK)
+    return 0 if writable else errno.EACCES
 
 
 def _finite(value: Any) -> Any:

@@ -126,8 +126,8 @@ class SIVI(SemiImplicitMethod):
         if covariance == "full":
             self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)
         else:
-            self.q = diagonal = GlobalVariance(*sizes, activation=activation, log_var=log_var)
-            diagonal.log_var.requires_grad_(learn_var)
+            self.q = GlobalVariance(*sizes, activation=activation, log_var=log_var)
+            self.q.log_var.requires_grad_(learn_var)
         self.outer, self.auxiliary = outer, auxiliary
         self.lr, self.lr_scale, self.scale_until = lr, lr_scale, scale_until
         self.warm_start, self.warm_lr = warm_start, warm_lr

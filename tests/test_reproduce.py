@@ -429,7 +429,12 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize("option", ["--markdown", "--latex"])
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("folder", "it is a folder"), ("file/x", "part of the path is a file"), ("/dev/null", "no ordinary file")],
+    [
+        ("folder", "it is a folder"),
+        ("file/x", "part of the path is a file"),
+        ("/dev/null", "no ordinary file"),
+        ("x" * 300, "too long"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(
     option, name, words, tmp_path, monkeypatch, capsys
@@ -442,6 +447,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(
         assert main(["reproduce", *what, "--results", str(tmp_path / "results"), option, place]) == 2
         captured = capsys.readouterr()
         assert f"cannot write {place}" in captured.err and words in captured.err and captured.out == ""
+        assert "name another file" in captured.err
 
 
 def test_the_folder_of_a_table_is_made_and_a_file_that_is_no_text_stays(table, here, tmp_path, monkeypatch, capsys):

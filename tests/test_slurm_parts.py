@@ -179,6 +179,7 @@ def test_options_of_a_command_line():
         (["site=x"], "site=x has no meaning with launcher=local\n.*add launcher=slurm"),
         (["launcher.minutes=5"], "launcher.minutes=5 has no meaning with launcher=local\n.*add launcher=slurm"),
         (["launcher=local", "launcher.pack=3"], "launcher.pack=3 has no meaning with launcher=local"),
+        (["launcher={pack:4}"], "launcher.pack=4 has no meaning with launcher=local"),
         (["launcher.snapshot=true"], "launcher.snapshot=true has no meaning"),
         (["launcher.tasks_per_gpu=2"], "launcher.tasks_per_gpu=2 has no meaning"),
         (["launcher=debug", "launcher.timeouts=2"], "launcher.timeouts=2 has no meaning with launcher=debug"),

@@ -33,7 +33,9 @@ def present_store_of(args: argparse.Namespace) -> Store:
     """
     store = store_of(args)
     if not store.root.exists():
-        raise UserError(f"there is no results folder {store.root}", "give one with --results")
+        raise UserError(
+            f"there is no results folder {store.root}", "give one with --results; `run` and `sweep` make it"
+        )
     return store
 
 

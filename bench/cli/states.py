@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from bench import claims
 from bench.launch.manifest import Manifest, manifests
 from bench.launch.state import STATES, Situation, drifted, seed_span, situation
+from bench.status import FAILED
 from bench.store import Record, Store
 
 if TYPE_CHECKING:
     from bench.plan.cells import Plan
 
-SHOWN = ("failed", "timeout", "lost", "running", "queued")
+SHOWN = (*FAILED, "lost", "running", "queued")
 """States that come with a reason, the ones to look at first."""
 
 MOST = 100

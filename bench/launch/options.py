@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from bench.config.compose import compose_values
 from bench.config.overrides import parse
+from bench.config.schema import Launcher
 from bench.config.validate import validate
 from bench.errors import UserError
 
-OF_JOBS = ("site", "launcher.pack", "launcher.tasks_per_gpu", "launcher.minutes", "launcher.timeouts",
-           "launcher.snapshot")  # fmt: skip
-"""What only jobs of a cluster have."""
+OF_JOBS = ("pack", "tasks_per_gpu", "minutes", "timeouts", "snapshot")
+"""Keys of ``Launcher`` that only jobs of a cluster have, as ``site``."""
 
 
 def split_options(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -38,11 +39,16 @@ def compose_options(where: Sequence[str]) -> dict[str, Any]:
     values = compose_values(where)
     validate(values)
     found: dict[str, Any] = values["launcher"] | {"site": values["site"]}
-    for text, override in zip(where, parse(where), strict=True):
-        if override.key_or_group in OF_JOBS and found["name"] != "slurm":
-            raise meaningless(text, found["name"], "add launcher=slurm")
-        if override.key_or_group == "launcher.parallel" and found["name"] == "debug":
-            raise meaningless(text, "debug", "it runs one after another: leave it out")
+    name, usual = found["name"], {f.name: f.default for f in fields(Launcher)}
+    changed = {key: value for key, value in values["launcher"].items() if key != "name" and value != usual[key]}
+    for key, value in changed.items():
+        text = f"launcher.{key}={str(value).lower()}"
+        if key in OF_JOBS and name != "slurm":
+            raise meaningless(text, name, "add launcher=slurm")
+        if key == "parallel" and name == "debug":
+            raise meaningless(text, name, "it runs one after another: leave it out")
+    if found["site"] is not None and name != "slurm":
+        raise meaningless(f"site={found['site']}", name, "add launcher=slurm")
     return found
 
 

@@ -169,6 +169,7 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
         {record["seed"]: record for record in member.records},
         metric,
         lambda record, protocol: None if protocol == protocol_id else f"measured with protocol {protocol}",
+        "not measured",
     )
     costs = [r["cost"] for r in member.done if r.get("cost")]
     registered = catalog.is_registered("target", member.problem.name)

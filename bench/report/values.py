@@ -33,13 +33,16 @@ class Collected:
             self.reasons.append(reason)
 
 
-def collect(records: Mapping[int, Record], metric: str, refused: Callable[[Record, str], str | None]) -> Collected:
+def collect(
+    records: Mapping[int, Record], metric: str, refused: Callable[[Record, str], str | None], lacking: str
+) -> Collected:
     """Sort records into values and reasons.
 
     Args:
         records: of one configuration, by seed.
         metric: its name.
         refused: why a value measured with this protocol id is not wanted, None if it is.
+        lacking: what to say of a record in which the metric is not mentioned.
     """
     found = Collected()
     for seed, record in sorted(records.items()):
@@ -50,7 +53,7 @@ def collect(records: Mapping[int, Record], metric: str, refused: Callable[[Recor
             found.excuse(f"ended before {', '.join(idle)} began to train")
         measured = (record.get("metrics") or {}).get(metric)
         if measured is None:
-            found.excuse((record.get("skipped_metrics") or {}).get(metric, "not measured"))
+            found.excuse((record.get("skipped_metrics") or {}).get(metric, lacking))
         elif why := refused(record, measured["protocol"]):
             found.excuse(why)
         elif measured["value"] is None or not math.isfinite(measured["value"]):

@@ -137,8 +137,8 @@ def _collected(cell: Planned, reference: Planned | None) -> Collected:
             same = today.measured(record["protocols"][protocol])
             return None if same else f"measured with another protocol of {metric}"
 
-        found = collect(cell.records, metric, refused)
-    found.reasons = [*filter(None, [cell.reason, why]), *found.reasons]
+        found = collect(cell.records, metric, refused, f"{metric} is not measured yet")
+    found.reasons = list(dict.fromkeys([*filter(None, [cell.reason, why]), *found.reasons]))
     return found
 
 

@@ -181,16 +181,16 @@ class ConditionalVariance(SemiImplicit):
         self.log_var = nn.Parameter(torch.full((dim,), float(log_var)), requires_grad=False)
         self.log_var_net = mlp(noise_dim, tuple(hidden), dim, activation)
 
-    def sigma(self, z: Tensor) -> Tensor:
+    def sigma_of(self, z: Tensor) -> Tensor:
         """Standard deviation of q(x | z), [..., k] -> [..., d]."""
         return torch.exp((self.log_var + self.log_var_net(z)).clamp(min=self.log_var_min) / 2)
 
     def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self.sigma(z)
+        sigma = self.sigma_of(z)
         return self.mean(z) + sigma * xi, xi / sigma
 
     def conditional(self, z: Tensor) -> Distribution:
-        return Independent(Normal(self.mean(z), self.sigma(z)), 1)
+        return Independent(Normal(self.mean(z), self.sigma_of(z)), 1)
 
 
 class SemiImplicitMethod(Method):

@@ -27,11 +27,10 @@ from bench.mirror.follow import current
 from bench.pictures import PICTURED, grid
 from bench.record import new_record
 from bench.registry import get
-from bench.store import Store
+from bench.store import Record, Store
 from methods.base import Method
 from targets.base import Target
 
-Record = dict[str, Any]
 log = logging.getLogger("sivibench")
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.report import catalog
-
-Record = dict[str, Any]
+from bench.store import Record
 
 
 @dataclass(frozen=True)

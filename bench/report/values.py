@@ -6,9 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-Record = dict[str, Any]
+from bench.store import Record
 
 
 @dataclass

@@ -131,6 +131,12 @@ def test_mistakes_in_the_file(write, tmp_path):
         make_plan(str(tmp_path / "bad.yaml"))
 
 
+@pytest.mark.parametrize("text", ["launcher=slurm", "launcher.pack=2", "site=mine"])
+def test_a_line_does_not_say_where_to_run(write, text):
+    with pytest.raises(UserError, match="say what to run, not where"):
+        make_plan(write(f"{BOTH} {text}"))
+
+
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "sweep").glob("*.yaml")])
 def test_shipped_sweeps_are_well_formed(name):
     assert load_sweep(name).overrides

@@ -56,6 +56,12 @@ def _complaint(text: str, said: str) -> str:
     return next((line for line in lines if line and not line.startswith(("Error parsing", "See "))), said.strip())
 
 
+def says_where(override: Override) -> bool:
+    """Whether an override is about where to run (``launcher``, ``launcher.<key>``, ``site``) and not about what."""
+    key = override.key_or_group
+    return key in ("launcher", "site") or key.startswith("launcher.")
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Refuse what one configuration cannot hold.
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from bench.config.compose import compose_values
-from bench.config.overrides import parse
+from bench.config.overrides import parse, says_where
 from bench.config.schema import Launcher
 from bench.config.validate import validate
 from bench.errors import UserError
@@ -25,8 +25,7 @@ def split_options(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     where: list[str] = []
     rest: list[str] = []
     for text, override in zip(overrides, parse(overrides), strict=True):
-        key = override.key_or_group
-        (where if key in ("launcher", "site") or key.startswith("launcher.") else rest).append(text)
+        (where if says_where(override) else rest).append(text)
     return where, rest
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bench.config.overrides import CONF, check_override, parse
+from bench.config.overrides import CONF, check_override, parse, says_where
 from bench.errors import UserError
 
 
@@ -101,11 +101,18 @@ def expand(line: str, extra: Sequence[str], loader: ConfigLoader) -> Iterator[li
         loader: Hydra's config loader, which knows the choices a glob matches.
 
     Raises:
-        UserError: an override does not follow the grammar.
+        UserError: an override does not follow the grammar, or one of the line says where to run.
     """
     parser = OverridesParser.create(config_loader=loader)
-    texts = [*_split(line, "a line of overrides"), *extra]
+    own = _split(line, "a line of overrides")
+    texts = [*own, *extra]
     parsed = dict(zip(texts, parse(texts, parser), strict=True))
+    for text in own:
+        if says_where(parsed[text]):
+            raise UserError(
+                f"{text!r} in the line {line!r} of a sweep: a sweep's lines say what to run, not where",
+                f"take it out of the line, and write it on the command line: sivibench sweep NAME {text}",
+            )
     last = {override.key_or_group: text for text, override in parsed.items()}
     options = []
     for text in last.values():

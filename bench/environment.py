@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,8 +65,8 @@ def plugins(*components: object) -> dict[str, str]:
 
 
 @cache
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit and whether the package's own files differ from it.
+def git_state(packages: Sequence[str] = PACKAGES) -> tuple[str | None, bool | None]:
+    """Commit and whether the files of these folders (or git's pathspecs) differ from it.
 
     Without a repository the commit is that of ``SIVIBENCH_GIT_SHA``, if set, and ``dirty`` is unknown (None).
     """
@@ -73,7 +74,7 @@ def git_state() -> tuple[str | None, bool | None]:
     if _git("rev-parse", "--show-toplevel") == str(ROOT):
         sha = _git("rev-parse", "HEAD")
         if sha:
-            return sha, bool(_git("status", "--porcelain", "--", *PACKAGES))
+            return sha, bool(_git("status", "--porcelain", "--", *packages))
     return os.environ.get("SIVIBENCH_GIT_SHA"), None
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from bench import claims
 from bench.config import Config, build_method, build_target
 from bench.device import resolve_device
 from bench.environment import environment
@@ -45,33 +46,38 @@ def add_metrics(
         get("metric", name)
     built: dict[str, tuple[Target, Method]] = {}
     added = without = 0
-    for record in records:
-        lacking = missing(record, names)
-        if not lacking:
+    for known in records:
+        if not missing(known, names):
             continue
-        if stranger := _unregistered(record):
-            tell(f"{record['run_id']}  passed over: {stranger} is not registered; if it is a plugin's, load that")
+        if why := _passed_over(known, store):
+            tell(f"{known['run_id']}  passed over: {why}")
             continue
-        config = Config.of_record(record, str(store.root))
-        values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
-        if values is None:
-            without += 1
-            continue
-        if config.config_id not in built:
-            built = {config.config_id: _build(config, device)}  # records come by configuration: one at a time
-        target, method = built[config.config_id]
-        load(layouts(method, list(method.players())), values, method)
-        fitted = Fitted(method, target, record["seed"], resolve_device(device))
-        metrics, protocols, skipped = evaluate(lacking, fitted)
-        if not metrics and all(record["skipped_metrics"].get(name) == reason for name, reason in skipped.items()):
-            continue  # still without a value, for the same reason
-        store.put(_merged(record, metrics, protocols, skipped, device))
-        added += 1
-        shown = ", ".join(
-            f"{name} {found['value']:.4g}" for name, found in metrics.items() if found["value"] is not None
-        )
-        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        tell(f"{record['run_id']}  {record['method']} x {record['target']}  {shown or f'no value ({why})'}")
+        about = {"method": known["method"], "target": known["target"]}
+        with claims.claim(store.claims, [known["run_id"]], about) as (_, busy):
+            if busy:
+                tell(f"{known['run_id']}  passed over: another process works on it; repeat the command later")
+                continue
+            # again, as another process may have added to it since the records were read
+            record = store.get(known["run_id"], known["target"], known["method"]) or known
+            lacking = missing(record, names)
+            if not lacking:
+                continue
+            config = Config.of_record(record, str(store.root))
+            values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
+            if values is None:
+                without += 1
+                continue
+            if config.config_id not in built:
+                built = {config.config_id: _build(config, device)}  # records come by configuration: one at a time
+            target, method = built[config.config_id]
+            load(layouts(method, list(method.players())), values, method)
+            fitted = Fitted(method, target, record["seed"], resolve_device(device))
+            metrics, protocols, skipped = evaluate(lacking, fitted)
+            if not metrics and all(record["skipped_metrics"].get(name) == reason for name, reason in skipped.items()):
+                continue  # still without a value, for the same reason
+            store.put(_merged(record, metrics, protocols, skipped, device))
+            added += 1
+            tell(_told(record, metrics, skipped))
     return added, without
 
 
@@ -84,10 +90,23 @@ def missing(record: Record, names: Sequence[str]) -> list[str]:
     return [n for n in asked if not measured(record, n) and (names or n not in record["skipped_metrics"])]
 
 
-def _unregistered(record: Record) -> str:
-    """A component of the record that is not here, in words; empty if all are."""
+def _passed_over(record: Record, store: Store) -> str:
+    """Why nothing can be added to a record, whatever is asked for; empty if something can."""
     kinds: tuple[Literal["method", "target"], ...] = ("method", "target")
-    return next((f"the {kind} {record[kind]!r}" for kind in kinds if record[kind] not in entries(kind)), "")
+    for kind in kinds:
+        if record[kind] not in entries(kind):
+            return f"the {kind} {record[kind]!r} is not registered; if it is a plugin's, load that"
+    try:
+        Config.of_record(record, str(store.root))
+    except UserError as error:  # made with another version of its method or target
+        return str(error).replace("\n  -> ", "; ")
+    return ""
+
+
+def _told(record: Record, metrics: dict[str, Any], skipped: dict[str, str]) -> str:
+    shown = ", ".join(f"{name} {found['value']:.4g}" for name, found in metrics.items() if found["value"] is not None)
+    why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+    return f"{record['run_id']}  {record['method']} x {record['target']}  {shown or f'no value ({why})'}"
 
 
 def measured(record: Record, name: str) -> bool:

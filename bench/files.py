@@ -32,13 +32,15 @@ def explain_os_error(path: Path | str, error: OSError, remedy: str = "") -> User
     """The message for a full disk, a missing permission and their like; None for anything else.
 
     Args:
-        path: what could not be written.
+        path: what could not be written, or not even read.
         error: why.
         remedy: what to do, where it is not about a results folder.
     """
     if error.errno not in _REMEDIES:
         return None
     what, usual = _REMEDIES[error.errno]
+    if error.errno in (errno.EACCES, errno.EPERM) and os.path.isfile(path) and not os.access(path, os.R_OK):
+        return UserError(f"cannot read {path}: {what}", "make it readable for yourself")
     return UserError(
         f"cannot write {path}: {what}", remedy or f"{usual} and repeat the command; finished runs are kept"
     )

@@ -22,14 +22,16 @@ def generator(*parts: object, device: torch.device | str = "cpu") -> Generator:
 class DirectNoise:
     """``methods.base.Noise`` drawn on the spot, for sampling and evaluation.
 
-    Draws are made on the CPU and then moved, so that evaluation does not depend on the device.
+    Draws are made where the generator is and then moved: with one on the CPU, evaluation does not depend on the device.
     """
 
     def __init__(self, generator: Generator, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         self.generator, self.device, self.dtype = generator, device, dtype
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=self.dtype).to(self.device)
+        where = self.generator.device
+        return torch.randn(shape, generator=self.generator, dtype=self.dtype, device=where).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, dtype=self.dtype).to(self.device)
+        where = self.generator.device
+        return torch.rand(shape, generator=self.generator, dtype=self.dtype, device=where).to(self.device)

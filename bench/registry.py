@@ -11,6 +11,7 @@ so a new component needs no YAML.  Third-party packages register through the ent
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -128,7 +129,8 @@ def import_modules(package: str) -> None:
 def _import_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"SIVIBENCH_PLUGINS names {path}, which is not a file", "give the path of a Python file")
-    name = f"sivibench_plugin_{path.stem}"
+    where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files in two folders may share their name
+    name = f"sivibench_plugin_{path.stem}_{where}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

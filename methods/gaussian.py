@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from bench.checks import require_positive
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player
 from methods.parts.optim import Adam, staircase
+from methods.parts.options import with_options_of
 from targets.base import Target
 
 
@@ -67,10 +69,9 @@ class MeanField(_Gaussian):
 
     paper_name = "mean-field"
 
-    def __init__(
-        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
-    ) -> None:
-        super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
+    @with_options_of(_Gaussian)
+    def __init__(self, target: Target, **options: Any) -> None:
+        super().__init__(target, **options)
         self.log_sd = nn.Parameter(torch.zeros(target.dim))
 
     def scale_tril(self) -> Tensor:
@@ -83,10 +84,9 @@ class FullRank(_Gaussian):
 
     paper_name = "full-rank"
 
-    def __init__(
-        self, target: Target, *, batch: int = 100, lr: float = 1e-2, decay: float = 0.9, decay_every: int = 1000
-    ) -> None:
-        super().__init__(target, batch=batch, lr=lr, decay=decay, decay_every=decay_every)
+    @with_options_of(_Gaussian)
+    def __init__(self, target: Target, **options: Any) -> None:
+        super().__init__(target, **options)
         # unconstrained: strictly lower triangle is free, diagonal is exp
         self.raw_tril = nn.Parameter(torch.zeros(target.dim, target.dim))
 

@@ -48,6 +48,9 @@ class Target(nn.Module):
     log_z: float | None = None
     """log of the integral of exp(log_prob), where known (nats)."""
 
+    entropy: float | None = None
+    """Differential entropy of p, where known (nats)."""
+
     metrics: tuple[str, ...] = ()
     """Metrics evaluated at the end of a run, by registered name; the first one is the headline."""
 

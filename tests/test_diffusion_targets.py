@@ -14,7 +14,7 @@ from bench.fit.counting import counted
 from bench.noise import generator
 from bench.registry import entries
 from targets.base import Unsupported
-from targets.diffusion.eps import FrozenTeacher, eps_from_v, eps_from_x0, teacher_of
+from targets.diffusion.eps import FrozenTeacher, eps_from_x0, teacher_of
 from targets.diffusion.grids import time_grid
 from targets.diffusion.noised import Diffusable
 from targets.diffusion.schedule import Schedule, linear_schedule, make_schedule
@@ -195,7 +195,6 @@ def test_conversions_of_the_teacher():
     torch.testing.assert_close(v, alpha * eps - sigma * x0)
     torch.testing.assert_close(teacher.score(x, t), -eps / sigma)
     torch.testing.assert_close(eps_from_x0(x, x0, alpha, sigma), eps)
-    torch.testing.assert_close(eps_from_v(x, v, alpha, sigma), eps)
 
 
 def test_a_network_as_teacher_is_frozen_but_differentiable_in_x():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bench import claims
 from bench.check import check_store
 from bench.config import Config, compose
 from bench.errors import UserError
@@ -85,10 +86,25 @@ def test_an_option_added_later_keeps_the_id_at_its_old_meaning(monkeypatch):
     assert Config.of_record(record, "results").config_id == after.config_id
 
 
-def test_a_record_of_another_version_cannot_be_added_to(store, monkeypatch):
+def test_a_record_of_another_version_is_passed_over(store, monkeypatch):
     monkeypatch.setattr(get("target", "banana").obj, "version", 99)
-    with pytest.raises(UserError, match="made with version"):
-        add_metrics(store, store.records(), ["ksd"], tell=lambda line: None)
+    lines: list[str] = []
+    assert add_metrics(store, store.records(), ["ksd"], tell=lines.append) == (0, 0)
+    assert len(lines) == 2 and all("made with version 1" in line and "run it again" in line for line in lines)
+
+
+def test_what_another_process_adds_meanwhile_is_kept(store):
+    before = list(store.records())
+    add_metrics(store, store.records(), ["sliced_w1"], tell=lambda line: None)
+    assert add_metrics(store, before, ["sliced_w2"], tell=lambda line: None) == (2, 0)
+    assert all({"mmd", "sliced_w1", "sliced_w2"} <= record["metrics"].keys() for record in store.records())
+
+
+def test_a_record_that_another_process_works_on_is_left_to_it(store):
+    lines: list[str] = []
+    with claims.claim(store.claims, [before["run_id"] for before in store.records()][:1]):
+        assert add_metrics(store, store.records(), ["sliced_w2"], tell=lines.append) == (1, 0)
+    assert "another process works on it" in lines[0]
 
 
 def test_arguments_added_later_keep_a_metrics_protocol():

@@ -88,3 +88,13 @@ def test_a_plugin_path_that_is_no_file_says_so(monkeypatch):
     monkeypatch.setattr(registry, "_discovered", False)
     with pytest.raises(UserError, match="not a file"):
         registry.discover()
+
+
+def test_plugins_of_one_name_in_two_folders_are_both_loaded(tmp_path, stub_registry):
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        plugin = tmp_path / str(number) / "mine.py"
+        source = f"@register('method', 'mine_{number}', source='nobody')\nclass Mine{number}:\n    'It does nothing.'\n"
+        plugin.write_text("from bench.registry import register\n" + source)
+        registry._import_file(plugin)
+    assert {"mine_1", "mine_2"} <= entries("method").keys()

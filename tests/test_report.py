@@ -237,6 +237,7 @@ def test_command_reproduces_the_cell():
         [],  # tuned by a file in conf/
         ["seeds=[1,4]", "train.iterations=123", "method.hidden=[7]", "eval.metrics=[js_grid]"],
         ["method=meanfield", "target=x_shaped", "seeds=3"],
+        ["method=ksivi", "target=student_uc", "tuned=none"],  # without the options that the tuned file sets
     ],
 )
 def test_command_composes_to_the_same_configuration(overrides):
@@ -322,6 +323,13 @@ def test_an_unchanged_report_is_not_drawn_again(tmp_path, monkeypatch):
         assert write_report(list(reversed(records)), tmp_path, "t")["html"].read_bytes() == drawn
     write_report(records[:-1], tmp_path, "t")
     assert page.read_bytes() != drawn
+    write_report(records, tmp_path, "t")
+    with monkeypatch.context() as patch:
+        (tmp_path / "published.csv").write_text("other printed numbers")
+        patch.setattr("bench.report.published.DEFAULT_PATH", tmp_path / "published.csv")
+        patch.setattr("bench.report.build", lambda records: pytest.fail("drawn again"))
+        with pytest.raises(pytest.fail.Exception, match="drawn again"):
+            write_report(records, tmp_path, "t")
 
 
 def test_a_row_alone_and_the_loose_end_of_a_bound_have_no_rank():

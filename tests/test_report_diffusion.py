@@ -16,6 +16,7 @@ from bench.report.diffusion import as_json, render_terminal, write_report
 from bench.report.diffusion.published import quoted
 from bench.report.diffusion.table import compare
 from bench.report.table import build
+from methods.base import Method
 from test_report import record
 
 TIMES = (0, 50, 800)
@@ -25,7 +26,7 @@ TIMES = (0, 50, 800)
 def components(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trained samplers and a solver, for these tests only."""
     for name, trained in (("student", True), ("pupil", True), ("ode", False)):
-        cls = type(name, (), {"trained": trained, "paper_name": name.upper(), "needs": frozenset({"teacher"})})
+        cls = type(name, (Method,), {"trained": trained, "paper_name": name.upper(), "needs": frozenset({"teacher"})})
         monkeypatch.setitem(bench.registry._ENTRIES["method"], name, Entry("method", name, cls, "", ""))
 
 
@@ -162,10 +163,11 @@ def test_settings_that_differ_between_problems_share_a_row():
 
 
 def test_nfe_is_what_was_counted_and_ranks_stay_within_it():
-    records = runs("student", GOOD, nfe=4) + runs("pupil", POOR, nfe=2)
+    records = runs("student", GOOD, nfe=4) + runs("pupil", POOR, nfe=4) + runs("pupil", FAIR, nfe=2)
     for r in records:
         r["config"]["method"]["nfe"] = 99  # what the configuration says is not asked
-    assert [(nfe, rank) for (nfe, _, _), (_, rank, _) in lines(records).items()] == [(2, 1), (4, 1)]
+    ranks = [(nfe, rank) for (nfe, _, _), (_, rank, _) in lines(records).items()]
+    assert ranks == [(2, None), (4, 1), (4, 2)]  # the one that stands alone has won nothing
 
 
 def test_failures_and_missing_cells_are_printed(tmp_path):

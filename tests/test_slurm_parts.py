@@ -36,7 +36,7 @@ from bench.record import glance
 from bench.run import finished, retried
 from bench.store import Store
 from bench.sweep import run_sweep
-from stubs import fit_done, record_of, task_done
+from stubs import record_of, task_done
 
 
 @pytest.mark.parametrize("name", [path.stem for path in SITES.glob("*.yaml")])
@@ -396,14 +396,15 @@ def test_an_interrupted_fit_has_saved_all_it_did_and_ends_the_same(tmp_path):
     assert resumed.curve == calm.curve and resumed.attempts == 2
 
 
-def test_local_and_debug_launchers_do_the_same(tmp_path, stub_registry, monkeypatch):
-    from bench.sweep import run as sweeping
-
-    monkeypatch.setattr(sweeping, "compose_options", lambda where: sweeping.LOCAL | {"name": "debug", "seeds": 1})
-    sweep = sweep_of(["method=stub_plain target=stub_gauss,stub_other seeds=2"])
-    outcome = run_sweep(sweep, ["launcher=debug"], results=tmp_path, task=task_done)
-    assert [result.statuses for result in outcome.results] == [{0: "done"}, {1: "done"}] * 2
-    assert len(Store(tmp_path).files()) == 4 and fit_done is not None
+def test_local_and_debug_launchers_do_the_same(tmp_path):
+    sweep = sweep_of(["method=meanfield target=banana,x_shaped seeds=2"])
+    found = {}
+    for name in ("local", "debug"):
+        options = [f"launcher={name}", "launcher.seeds=1"]
+        outcome = run_sweep(sweep, options, results=tmp_path / name, task=task_done, tell=lambda line: None)
+        assert [len(result.statuses) for result in outcome.results] == [1] * 4  # a fit for each seed
+        found[name] = {record["run_id"]: record["status"] for record in Store(tmp_path / name).records()}
+    assert found["local"] == found["debug"] and list(found["debug"].values()) == ["done"] * 4
 
 
 def test_ci_and_make_know_the_tests():

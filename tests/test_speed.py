@@ -153,6 +153,21 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(op
         assert "it is a folder" in captured.err and captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--method", "solver_ddim", "--target", "moons"], "solver_ddim has no training steps"),
+        (["--draws", "5", "--memory"], "--memory is about training steps"),
+        (["--draws", "5", "--seeds", "3"], "--seeds is about training steps"),
+    ],
+)
+def test_training_steps_and_draws_are_not_mixed_up(given, words, capsys):
+    from bench.cli import main
+
+    assert main(["speed", *given]) == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--rounds", "--seconds", "--threads", "--draws"])
 def test_what_must_be_positive_is(option, capsys):
     from bench.cli import main

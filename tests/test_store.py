@@ -12,7 +12,7 @@ from bench import check, registry
 from bench.check import check_store
 from bench.config import compose
 from bench.errors import UserError
-from bench.files import write_json_atomic
+from bench.files import explain_os_error, write_json_atomic
 from bench.metrics.base import Metric
 from bench.record import new_record, read_record
 from bench.store import Store
@@ -25,6 +25,14 @@ pytestmark = pytest.mark.usefixtures("stub_registry")
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "results")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_unwritable(tmp_path, monkeypatch):
+    (path := tmp_path / "site.yaml").write_text("x")
+    denied = OSError(errno.EACCES, "no")
+    assert f"cannot write {path}" in str(explain_os_error(path, denied))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert f"cannot read {path}: no permission" in str(explain_os_error(path, denied))
 
 
 def test_one_key_per_line_and_never_nan(tmp_path):

@@ -131,6 +131,21 @@ def test_mistakes_in_the_file(write, tmp_path):
         make_plan(str(tmp_path / "bad.yaml"))
 
 
+def test_a_sweep_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"title: caf\xe9\n")
+    with pytest.raises(UserError, match="cannot read the sweep"):
+        load_sweep(str(tmp_path / "bad.yaml"))
+
+
+def test_retry_may_be_said_in_either_way(write, results):
+    record = record_of(compose(["method=stub_plain", "target=stub_gauss"]), 0, status="failed")
+    Store(results).put(record)
+    line = "method=stub_plain target=stub_gauss seeds=1"
+    assert [cell.todo() for cell in make_plan(sweep_of([line]), results=results).cells] == [[]]
+    assert [cell.todo() for cell in make_plan(sweep_of([f"{line} retry=true"]), results=results).cells] == [[0]]
+    assert [cell.todo(retry=True) for cell in make_plan(sweep_of([line]), results=results).cells] == [[0]]
+
+
 @pytest.mark.parametrize("text", ["launcher=slurm", "launcher.pack=2", "site=mine"])
 def test_a_line_does_not_say_where_to_run(write, text):
     with pytest.raises(UserError, match="say what to run, not where"):

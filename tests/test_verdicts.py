@@ -109,7 +109,8 @@ def test_what_is_judged_above_the_truth() -> None:
 def test_the_distance_of_perfect_draws_is_no_tolerance() -> None:
     """Two samples of p are apart; a method whose distance lies that much lower or higher is not the same for it."""
     discover()
-    for name in ("sliced_w_pot", "sliced_w2", "truncated_w_5", "ks_distance_r", "js_sets", "fd_digits"):
+    distances = ("sliced_w_pot", "sliced_w2", "truncated_w_5", "ks_distance_r", "js_sets", "fd_digits")
+    for name in (*distances, "elbo_lower", "entropy_upper"):
         assert not entries("metric")[name].obj.floor_is_noise
     assert entries("metric")["kl_forward_mc"].obj.floor_is_noise
 
@@ -145,6 +146,20 @@ def test_a_cell_that_agrees_says_whether_the_means_differ():
     wide = [1.0, 1.1, 1.2, 1.05, 1.15]  # Student's interval: 1.1 +- 0.098
     found = [cell_of("sliced_w2", wide, printed_cells(q=(value,))) for value in ("1.05", "0.95")]
     assert [c.verdict for c in found] == ["agrees", "agrees"] and [c.differs for c in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("values", "printed", "floor", "words"),
+    [
+        ([1.0, 1.1, 1.2, 1.05, 1.15], ("0.95",), None, "by our spread; the printed number, of unknown spread"),
+        ([1.0, 1.01, 0.99], ("1.1", "0.1", "sd"), None, "by the printed spread; the printed number, of an unknown"),
+        ([1.0, 1.01, 0.99], ("1.10",), 0.2, "by the noise floor, 0.2; the printed number, of unknown spread"),
+        ([1.0, 1.01, 0.99], ("1.15", "0.1", "sd", "10"), None, "by the printed spread; the means differ"),
+    ],
+)
+def test_a_cell_that_agrees_says_by_what(values, printed, floor, words):
+    found = cell_of("kl_forward_mc", values, printed_cells(q=printed), floor=floor)
+    assert found.verdict == "agrees" and found.remark.startswith(words)
 
 
 def test_what_counts_as_tolerance_and_as_failure():

@@ -81,7 +81,7 @@ def make_config(values: dict[str, Any], overrides: Sequence[str]) -> Config:
     parts: dict[str, Any] = {key: values[key] for key in IDENTITY}
     for kind in ("method", "target"):
         parts[kind] = {**values[kind], "version": registry.get(kind, values[kind]["name"]).version}
-    if not getattr(registry.get("method", values["method"]["name"]).obj, "trained", True):
+    if not registry.get("method", values["method"]["name"]).obj.trained:
         # nothing is fitted: settings of training must not tell two runs apart
         parts["train"] = {**parts["train"], "iterations": 1}
         parts["eval"] = {**parts["eval"], "curve_points": 0}

@@ -95,7 +95,7 @@ class Config:
 
     def batches(self, seeds: Sequence[int], limit: int | None = None) -> list[list[int]]:
         """Seeds in the groups that are fitted together: of at most ``limit``; of one for a ``Method.large``."""
-        alone = getattr(registry.get("method", self.method["name"]).obj, "large", False)
+        alone = registry.get("method", self.method["name"]).obj.large
         step = 1 if alone else limit or max(1, len(seeds))
         return [list(seeds[i : i + step]) for i in range(0, len(seeds), step)]
 
@@ -106,7 +106,7 @@ class Config:
 
 def _as_recorded(kind: registry.Kind, values: dict[str, Any]) -> dict[str, Any]:
     """Without the options that were added later and are at the value meaning "as before" (``Method.added``)."""
-    added = getattr(registry.get(kind, values["name"]).obj, "added", {})
+    added = registry.get(kind, values["name"]).obj.added
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in added.items()}
     return {key: value for key, value in values.items() if not (key in plain and plain[key] == value)}
 

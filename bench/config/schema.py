@@ -54,7 +54,7 @@ class Wandb:
 
 @dataclass
 class Launcher:
-    """Where the batched runs of a sweep are carried out; see docs of ``bench.launch``."""
+    """Where the batched runs of a sweep are carried out; see slurm/README.md."""
 
     name: str = MISSING
     parallel: int | None = None
@@ -192,7 +192,7 @@ def arguments(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an option is missing, so the values are of another version of the component.
     """
-    values = {**getattr(entry.obj, "added", {}), **values}
+    values = {**entry.obj.added, **values}
     found = {}
     for key, parameter in entry.parameters.items():
         if key not in values:

@@ -71,8 +71,8 @@ def build(
     Args:
         moving: the players that move in this part of the run.
         compile: compile the traced iteration; on CUDA the compiled iteration is also captured as a CUDA graph, if the
-            method's can be (``Method.capturable``).  Otherwise the traced operations run one by one (no ``vmap`` or
-            autograd machinery per step).
+            method's can be (``Method.capturable``) and it is no method of large networks, whose players have a graph
+            each.  Otherwise the traced operations run one by one (no ``vmap`` or autograd machinery per step).
 
     Raises:
         UserError: ``compile`` on a CPU without a C++ compiler.

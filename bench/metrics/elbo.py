@@ -35,6 +35,7 @@ class BoundMetric(Metric):
 
     unit: ClassVar[str] = "nats"
     needs_log_z: ClassVar[bool] = False
+    floor_is_noise: ClassVar[bool] = False  # it is what q = p gives: log Z, an entropy, 0
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class _Entropy(BoundMetric):
     direction: ClassVar[Literal["lower", "higher"]] = "higher"
 
     def floor(self, target: Target) -> float | None:
-        return getattr(target, "entropy", None)
+        return target.entropy
 
 
 @register("metric", "entropy_lower", source=SOURCE, ranked=False)

@@ -38,8 +38,13 @@ class Cell:
         return str(self.config.target["name"])
 
     def todo(self, *, retry: Retry = False) -> list[int]:
-        """Seeds to fit; those running elsewhere among them, since their process may yet die."""
-        kept = {seed for seed, record in self.records.items() if not retried(record["status"], retry)}
+        """Seeds to fit; those running elsewhere among them, since their process may yet die.
+
+        Args:
+            retry: fit again what failed, diverged or ran out of time, or only some of these (so does ``config.retry``).
+        """
+        again = retry or self.config.retry
+        kept = {seed for seed, record in self.records.items() if not retried(record["status"], again)}
         return [seed for seed in self.config.seeds if seed not in kept]
 
     def counts(self) -> dict[str, int]:

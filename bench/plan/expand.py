@@ -59,7 +59,7 @@ def load_sweep(name: str) -> Sweep:
         values = {"title": path.stem, **values}
         merged = OmegaConf.merge(OmegaConf.structured(Sweep(path.stem, "", [])), values)
         sweep = OmegaConf.to_object(merged)
-    except (YAMLError, OmegaConfBaseException, TypeError) as error:
+    except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:  # ValueError: it is no text
         keys = "title, overrides, exclude, results, report, replace"
         raise UserError(f"cannot read the sweep {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
     assert isinstance(sweep, Sweep)

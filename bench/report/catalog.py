@@ -50,9 +50,11 @@ def target_metrics(name: str) -> tuple[str, ...]:
 def changed(kind: Kind, config: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a configured component that differ from the defaults in its signature.
 
-    All of them when the component is unknown.  ``name`` and ``version`` are not parameters.
+    All of them when the component is unknown.  ``name`` and ``version`` are not parameters.  Options that the
+    configuration lacks because they came later have the value meaning "as before".
     """
     entry = _entry(kind, config.get("name", ""))
+    config = {**(entry.obj.added if entry else {}), **config}
     defaults = {key: parameter.default for key, parameter in entry.parameters.items()} if entry else {}
     return {
         key: value
@@ -69,13 +71,13 @@ def is_registered(kind: Kind, name: str) -> bool:
 def is_trained(method: str) -> bool:
     """Whether a method has anything to fit; one that is no longer registered is taken to have."""
     entry = _entry("method", method)
-    return bool(getattr(entry.obj, "trained", True)) if entry else True
+    return bool(entry.obj.trained) if entry else True
 
 
 def needs_teacher(method: str) -> bool:
     """Whether a method learns from a diffusion teacher; one that is no longer registered is taken to."""
     entry = _entry("method", method)
-    return entry is None or "teacher" in getattr(entry.obj, "needs", ())
+    return entry is None or "teacher" in entry.obj.needs
 
 
 def default_teacher(target: str) -> str:
@@ -113,7 +115,7 @@ def unmet_needs(method: str, target: str) -> str:
         provides = cls.provides.fget(cls.__new__(cls))
     except Exception:  # noqa: BLE001 - a target may compute it from its data; the reason is then left open
         return ""
-    missing = sorted(frozenset(getattr(method_entry.obj, "needs", frozenset())) - provides)
+    missing = sorted(method_entry.obj.needs - provides)
     return f"needs {', '.join(missing)}" if missing else ""
 
 

@@ -18,16 +18,16 @@ def command(group: Group) -> str:
     """``sivibench run method=ksivi target=banana seeds=4 train.iterations=50000 ...``.
 
     Training and evaluation settings are all spelled out, since their defaults live in files; parameters of methods and
-    targets are left to the defaults in their signatures where they equal them, except where a file in conf/tuned would
-    replace those defaults.
+    targets are left to the defaults in their signatures where they equal them.  Where conf/tuned has a file for the
+    pair, ``tuned=none`` keeps it out, so that the command means the same whatever becomes of that file.
     """
     config = group.records[0]["config"]
     tuned = (CONF / "tuned" / f"{group.method}_{group.problem.name}.yaml").is_file()
     parts = [f"method={group.method}", f"target={group.problem.name}", f"seeds={_seeds(group)}"]
+    parts += ["tuned=none"] if tuned else []
     sections: tuple[Kind, ...] = ("method", "target")
     for section in sections:
-        given = {key: value for key, value in config.get(section, {}).items() if key not in ("name", "version")}
-        changed = given if tuned else catalog.changed(section, config.get(section, {}))
+        changed = catalog.changed(section, config.get(section, {}))
         parts += [f"{section}.{key}={literal(value)}" for key, value in sorted(flatten(changed).items())]
     for part in ("train", "eval"):
         parts += [f"{part}.{key}={literal(v)}" for key, v in sorted(flatten(config.get(part, {})).items())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,10 +150,7 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         raw = [row_of(metric, protocol_id, g) for g in groups]
         present = {g.method for g in groups}
         raw += [_absent(m, problem) for m in methods if m not in present]
-        blur = {r.label: abs(r.floor) / 2 for r in raw if r.floor is not None and info.floor_is_noise}
-        contested = info.ranked and sum(r.total > 0 for r in raw) > 1  # a row alone has won nothing
-        rankable = {r.label: r.values for r in raw if r.rankable and contested}
-        found = stats.ranks(rankable, info.direction, blur)
+        found = ranks({r.label: r for r in raw}, info)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
         rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))
@@ -161,6 +158,14 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
         protocol = protocols.get(protocol_id, {})
         boards.append(Board(problem, metric, info.direction, info.unit, protocol_id, protocol, distinct, tuple(rows)))
     return boards
+
+
+def ranks(rows: Mapping[str, Row], info: catalog.MetricInfo) -> dict[str, int]:
+    """Ranks of one column's rows, by name (``stats.RANK_RULE``); empty where the metric or a lone row has none."""
+    if not info.ranked or sum(row.total > 0 for row in rows.values()) < 2:  # a row alone has won nothing
+        return {}
+    blur = {name: abs(r.floor) / 2 for name, r in rows.items() if r.floor is not None and info.floor_is_noise}
+    return stats.ranks({name: r.values for name, r in rows.items() if r.rankable}, info.direction, blur)
 
 
 def row_of(metric: str, protocol_id: str, member: Group) -> Row:

@@ -14,7 +14,7 @@ from bench.metrics.evaluate import build
 from bench.registry import entries
 from bench.report.values import Collected, collect
 from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
-from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed
+from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed, tolerance
 from bench.store import Record
 
 
@@ -105,7 +105,7 @@ def _compared(
         full=budget == 1,
         doubt=bool(spec.doubt),
     )
-    apart = _apart(judged, ours) if judged and verdict is Verdict.AGREES else ""
+    apart = _apart(judged, ours, floor if noise else None) if judged and verdict is Verdict.AGREES else ""
     return Compared(
         spec=spec,
         published=number,
@@ -151,17 +151,22 @@ def _direction(metric: str) -> tuple[str, bool]:
     return declared.direction, declared.direction == "lower" and declared.floor_is_noise
 
 
-def _apart(judged: Printed, ours: Sequence[float]) -> str:
+def _apart(judged: Printed, ours: Sequence[float], floor: float | None) -> str:
     """In what sense the means of two that agree differ by more than chance; empty if they do not, or cannot be told."""
     p = difference(judged, ours)
-    if p is not None and p < DIFFERENT:
-        spread = "our" if stdev(ours) > (judged.sd or 0) else "the printed"
-        return f"by {spread} spread; the means differ (Welch, p = {p:.1g})"
-    if p is None and len(ours) > 1:
-        low, high = stats.interval(ours)
-        if not low - judged.rounding <= judged.value <= high + judged.rounding:
-            return "by our spread; the printed number, of unknown spread, is outside our 95 % interval"
-    return ""
+    if p is not None and p >= DIFFERENT or len(ours) < 2:
+        return ""
+    if tolerance(judged, ours, None) < abs(fmean(ours) - judged.value):
+        carries = f"the noise floor, {floor:.3g}"
+    else:
+        carries = "our spread" if stdev(ours) > (judged.sd or 0) else "the printed spread"
+    if p is not None:
+        return f"by {carries}; the means differ (Welch, p = {p:.1g})"
+    low, high = stats.interval(ours)
+    if low - judged.rounding <= judged.value <= high + judged.rounding:
+        return ""
+    unknown = "unknown spread" if judged.sd is None else "an unknown number of runs"
+    return f"by {carries}; the printed number, of {unknown}, is outside our 95 % interval"
 
 
 def _above(number: Printed, truth: Printed) -> Printed:

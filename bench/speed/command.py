@@ -15,6 +15,7 @@ from bench.device import device_name, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
 from bench.files import check_place, write_atomic
+from bench.registry import get
 from bench.speed import draws
 from bench.speed.cells import Cell, every_method
 from bench.speed.measure import Variant, measure, variants
@@ -23,14 +24,18 @@ from bench.speed.render import markdown, terminal
 
 Row = dict[str, Any]
 
+SEEDS, MODES = "1,10", "eager,compile"
+OF_STEPS = ("all", "seeds", "modes", "memory", "markdown")
+"""Options that ``--draws`` has no use for."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("--method", default="ksivi,sivism", help="methods, comma separated")
     parser.add_argument("--target", default="banana,blr_breast_cancer", help="targets, comma separated")
     parser.add_argument("--all", action="store_true", help="every method, on the first target of --target it fits")
-    parser.add_argument("--seeds", default="1,10", help="numbers of seeds trained together, comma separated")
-    parser.add_argument("--modes", default="eager,compile", help="eager (traced graph), compile")
+    parser.add_argument("--seeds", help=f"numbers of seeds trained together, comma separated (default: {SEEDS})")
+    parser.add_argument("--modes", help=f"eager (traced graph), compile (default: {MODES})")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per variant and round")
@@ -51,12 +56,14 @@ def main(args: argparse.Namespace) -> int:
     for file in filter(None, (args.output, args.markdown)):
         check_place(file)
     if args.draws is not None:
+        if given := next((name for name in OF_STEPS if getattr(args, name)), ""):
+            raise UserError(f"--{given} is about training steps", "leave it out, or --draws")
         return draws.main(args)
     torch.set_num_threads(args.threads)
-    modes = args.modes.split(",")
+    modes = (args.modes or MODES).split(",")
     if unknown := sorted(set(modes) - {"eager", "compile"}):
         raise UserError(f"unknown mode {', '.join(unknown)}", "choose from: eager, compile")
-    device, counts, targets = resolve_device(args.device), _counts(args.seeds), args.target.split(",")
+    device, counts, targets = resolve_device(args.device), _counts(args.seeds or SEEDS), args.target.split(",")
     cells = every_method(targets) if args.all else [(m, t) for m in args.method.split(",") for t in targets]
     hardware = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
     env = environment(device, threads=args.threads, compile="compile" in modes)
@@ -120,6 +127,8 @@ def _measured(
     cell: Cell, args: argparse.Namespace, device: torch.device, counts: list[int], modes: list[str]
 ) -> list[Row]:
     method, target = cell
+    if not get("method", method).obj.trained:
+        raise UserError(f"{method} has no training steps to time", "--draws N times its draws")
     overrides = [f"method={method}", f"target={target}", *args.overrides]
     found = variants(compose(overrides), device, counts, modes)
     measure(found, device, rounds=args.rounds, seconds=args.seconds)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import compose
 from bench.config.schema import arguments
-from bench.device import device_name, peak_bytes, resolve_device
+from bench.device import clock, device_name, peak_bytes, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
 from bench.files import write_atomic
@@ -109,10 +109,10 @@ def step(table: str, overrides: Sequence[str], device: torch.device) -> dict[str
         setup = time.perf_counter() - started
         with FlopCounterMode(display=False) as counter:
             advance()
-        started = _now(device)
+        started = clock(device)
         advance()
         players[player.name] = {
-            "seconds": round(_now(device) - started, 3),
+            "seconds": round(clock(device) - started, 3),
             "flops": counter.get_total_flops(),
             "setup_seconds": round(setup, 1),
         }
@@ -127,14 +127,6 @@ def step(table: str, overrides: Sequence[str], device: torch.device) -> dict[str
         "players": players,
         "peak_bytes": peak_bytes(device),
     }
-
-
-def _now(device: torch.device) -> float:
-    """Seconds: with one thread the process's own CPU time, as others do not disturb it; else of the wall."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -30,7 +30,8 @@ def baselines() -> dict[str, Entry]:
 def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], None]:
     """A callable that performs one iteration of one seed."""
     parameter = next(method.parameters())
-    noise = DirectNoise(generator(seed, "speed"), parameter.device, parameter.dtype)
+    # drawn where it is used, as the suite's
+    noise = DirectNoise(generator(seed, "speed", device=parameter.device), parameter.device, parameter.dtype)
     known = baselines()
     plain_loss = known.get(method.registered_name)
     plain_score = known.get(method.target.registered_name)

@@ -57,7 +57,7 @@ def kpg_is_loss(method: KPGIS, player: Player, noise: Noise, clock: Clock) -> Te
         own = noise.uniform(N, l) >= alpha
         eps, own_xi = noise.normal(N, method.slots, q.noise_dim), noise.normal(N, method.slots, q.dim)
         # with fewer draws than latents, the t-th latent of a row takes the row's t-th draw
-        used = own if method.slots == l else torch.arange(method.slots) < own.sum(1, keepdim=True)
+        used = own if method.slots == l else torch.arange(method.slots, device=own.device) < own.sum(1, keepdim=True)
         latents, noises = z.expand(N, l, -1).clone(), xi.expand(N, l, -1).clone()
         latents[own], noises[own] = (m[:, None] + s[:, None] * eps)[used], own_xi[used]
 

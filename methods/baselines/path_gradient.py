@@ -36,12 +36,12 @@ def bsivi_loss(method: BSIVI, player: Player, noise: Noise, clock: Clock) -> Ten
     with torch.no_grad():
         fresh = method.q.mixing(max(0, method.inner - method.batch), noise)
         means = torch.cat([method.q.mean(z), method.q.mean(fresh)]).unsqueeze(1)
-    return _surrogate(method, x, means, torch.zeros(1, 1))
+    return _surrogate(method, x, means, x.new_zeros(1, 1))
 
 
 def _masked(coupling: ConditionalCoupling, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift of all coordinates of z, with those that pass unchanged masked; one row of x per row of z."""
-    mask = (torch.arange(z.shape[-1]) % 2 == coupling.parity).to(z.dtype)
+    mask = (torch.arange(z.shape[-1], device=z.device) % 2 == coupling.parity).to(z.dtype)
     hidden = F.relu(coupling.from_z(mask * z) + coupling.from_x(x))
     s, t = coupling.out(hidden).chunk(2, dim=-1)
     scale = F.softplus(s + math.log(math.e - 1)) + SMALLEST_SCALE

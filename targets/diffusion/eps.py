@@ -80,11 +80,6 @@ def eps_from_x0(x: Tensor, x0: Tensor, alpha: Tensor | float, sigma: Tensor | fl
     return (x - alpha * x0) / sigma
 
 
-def eps_from_v(x: Tensor, v: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """alpha v + sigma x, for alpha^2 + sigma^2 = 1."""
-    return alpha * v + sigma * x
-
-
 MOST_VALUES = 1 << 19
 """Pixels that a network is given at once where no gradient is taken: a U-Net's activations are many times that, and
 image metrics draw a thousand images at a time."""

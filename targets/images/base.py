@@ -96,6 +96,3 @@ class ImageTarget(Target):
         return open_teacher(
             self.teacher_id, shape=self.shape, data=self.registered_name, schedule=schedule, make=self.teacher_command
         )
-
-    def operations(self) -> dict[str, str]:
-        return {}

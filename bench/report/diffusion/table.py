@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench import stats
 from bench.report import catalog
 from bench.report.diffusion.lines import Line, lines_of
 from bench.report.diffusion.settings import teacher_name
 from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
-from bench.report.table import Row, row_of
+from bench.report.table import Row, ranks, row_of
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,11 @@ def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Col
 def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Sampler, ...]:
     """The samplers of one NFE, best mean position first; one seed has no rank, as nothing is known of its noise."""
     chosen = [[_best(metric, direction, column, line) for column in columns] for line in lines]
-    ranks, places = [], []
+    won, places = [], []
     for found in zip(*chosen, strict=True):
         rows = {i: cell.row for i, cell in enumerate(found) if cell is not None and cell.row.values}
-        able = {str(i): row.values for i, row in rows.items() if row.rankable}
-        ranks.append(stats.ranks(able, direction))
+        every = {str(i): cell.row for i, cell in enumerate(found) if cell is not None}
+        won.append(ranks(every, catalog.metric_info(metric)))
         sign = -1.0 if direction == "higher" else 1.0
         means = {i: sign * math.fsum(row.values.values()) / len(row.values) for i, row in rows.items()}
         order = sorted(rows, key=lambda i: (rows[i].lost, means[i], lines[i].label))
@@ -151,7 +150,7 @@ def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequen
     samplers = []
     for i, (line, cells) in enumerate(zip(lines, chosen, strict=True)):
         if any(cells):
-            pairs = zip(cells, ranks, strict=True)
+            pairs = zip(cells, won, strict=True)
             ranked = [None if cell is None else replace(cell, rank=rank.get(str(i))) for cell, rank in pairs]
             mean = _mean([place[i] for place in places if i in place])
             samplers.append((math.inf if mean is None else mean, Sampler(line, tuple(ranked))))

@@ -44,7 +44,7 @@ def add_metrics(
     """
     for name in names:
         get("metric", name)
-    built: dict[str, tuple[Target, Method]] = {}
+    fits = _Fits(store, device)
     added = without = 0
     for known in records:
         if not missing(known, names):
@@ -60,25 +60,36 @@ def add_metrics(
             # again, as another process may have added to it since the records were read
             record = store.get(known["run_id"], known["target"], known["method"]) or known
             lacking = missing(record, names)
-            if not lacking:
+            q = fits.of(record) if lacking else None
+            if q is None:
+                without += bool(lacking)
                 continue
-            config = Config.of_record(record, str(store.root))
-            values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
-            if values is None:
-                without += 1
-                continue
-            if config.config_id not in built:
-                built = {config.config_id: _build(config, device)}  # records come by configuration: one at a time
-            target, method = built[config.config_id]
-            load(layouts(method, list(method.players())), values, method)
-            fitted = Fitted(method, target, record["seed"], resolve_device(device))
-            metrics, protocols, skipped = evaluate(lacking, fitted)
-            if not metrics and all(record["skipped_metrics"].get(name) == reason for name, reason in skipped.items()):
-                continue  # still without a value, for the same reason
-            store.put(_merged(record, metrics, protocols, skipped, device))
-            added += 1
-            tell(_told(record, metrics, skipped))
+            metrics, protocols, skipped = evaluate(lacking, q)
+            if metrics or any(record["skipped_metrics"].get(name) != reason for name, reason in skipped.items()):
+                store.put(_merged(record, metrics, protocols, skipped, device))
+                added += 1
+                tell(_told(record, metrics, skipped))
     return added, without
+
+
+class _Fits:
+    """What records have fitted; they come by configuration, whose target and method are built once."""
+
+    def __init__(self, store: Store, device: str) -> None:
+        self.store, self.device = store, device
+        self.config_id = ""
+
+    def of(self, record: Record) -> Fitted | None:
+        """The method with the run's parameters, None if these are not here."""
+        values = load_parameters(self.store.parameters, record["run_id"], record["parameters_sha256"])
+        if values is None:
+            return None
+        config = Config.of_record(record, str(self.store.root))
+        if config.config_id != self.config_id:
+            self.target, self.method = _build(config, self.device)
+            self.config_id = config.config_id
+        load(layouts(self.method, list(self.method.players())), values, self.method)
+        return Fitted(self.method, self.target, record["seed"], resolve_device(self.device))
 
 
 def missing(record: Record, names: Sequence[str]) -> list[str]:

@@ -275,6 +275,8 @@ def test_renderings(table, here, tmp_path) -> None:
     latex = render.latex(result)
     assert latex.count(r"\\") == 6 and "(2.555 $\\pm$ 0.02)" in latex and r"$^\dagger$" in latex
     assert json.loads(json.dumps(render.data(result)))["progress"]["judged"] == 1
+    overview = render.overview([result])
+    assert "| table | cells |" in overview and "Of 1 comparable cells with a full-budget run 1 agree" in overview
 
 
 def test_text_outside_the_marks_stays(table, tmp_path) -> None:

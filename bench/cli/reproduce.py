@@ -92,6 +92,8 @@ def how(overrides: list[str]) -> list[str]:
 
 def _write(args: argparse.Namespace, results: list[Result]) -> None:
     if args.markdown:
-        render.write_between_marks(Path(args.markdown), {r.table.name: render.markdown(r) for r in results})
+        sections = {"all": render.overview(results)} if args.name == "all" else {}
+        sections |= {result.table.name: render.markdown(result) for result in results}
+        render.write_between_marks(Path(args.markdown), sections)
     if args.latex:
         write_atomic(Path(args.latex), "\n".join(map(render.latex, results)).encode())

@@ -88,13 +88,22 @@ def heading(result: Result) -> str:
 
 def listing(results: Sequence[Result]) -> str:
     """One line per table: how complete it is."""
-    head = ["table", "cells", "measured", "comparable", "agree", "better", "worse", "title"]
-    lines = [head]
+    return align(_counts(results)) + summary_line(results) + "\n"
+
+
+def overview(results: Sequence[Result]) -> str:
+    """``listing`` in Markdown."""
+    line = summary_line(results)
+    return "\n".join([*pipe_table(_counts(results)), "", f"{line[0].upper()}{line[1:]}."]) + "\n"
+
+
+def _counts(results: Sequence[Result]) -> Grid:
+    counted = ("cells", "measured", "comparable", "agree", "better", "worse")
+    lines = [["table", *counted, "title"]]
     for result in results:
         count = progress(result.table, result.cells)
-        numbers = [count[key] for key in ("cells", "measured", "comparable", "agree", "better", "worse")]
-        lines.append([result.table.name, *map(str, numbers), result.table.title])
-    return align(lines) + summary_line(results) + "\n"
+        lines.append([result.table.name, *(str(count[key]) for key in counted), result.table.title])
+    return lines
 
 
 def markdown(result: Result) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from bench import claims, registry
 from bench.config.config import Config, build_method, build_target
 from bench.config.identity import config_id
+from bench.environment import unknown_commits
 from bench.errors import UserError
 from bench.files import TEMPORARY
 from bench.record import read_record
@@ -57,6 +58,9 @@ def check_store(store: Store) -> list[Problem]:
         for path in list(found.values())[1:]:
             message = f"commit {sha[:10]} was run with differing package files (see `source`)"
             problems.append(Problem("warning", str(path), message))
+    for sha in unknown_commits(sources):
+        message = f"commit {sha[:10]} is not in this repository (rebased?); `source` still tells which code it was"
+        problems.append(Problem("warning", str(next(iter(sources[sha].values()))), message))
     for path in sorted([*store.runs.rglob(f".*{TEMPORARY}"), *store.artifacts.glob(f"checkpoints/.*{TEMPORARY}")]):
         problems.append(Problem("warning", str(path), "left over from an interrupted write; it can be deleted"))
     for path in claims.stale(store.claims):

@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +76,13 @@ def git_state(packages: Sequence[str] = PACKAGES) -> tuple[str | None, bool | No
         if sha:
             return sha, bool(_git("status", "--porcelain", "--", *packages))
     return os.environ.get("SIVIBENCH_GIT_SHA"), None
+
+
+def unknown_commits(shas: Iterable[str]) -> list[str]:
+    """Those of the commits that this repository does not have; none outside the project's, or in a shallow clone."""
+    if _git("rev-parse", "--show-toplevel") != str(ROOT) or _git("rev-parse", "--is-shallow-repository") != "false":
+        return []
+    return [sha for sha in shas if _git("cat-file", "-e", f"{sha}^{{commit}}") is None]
 
 
 def _git(*arguments: str) -> str | None:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from bench import check, registry
+from bench import check, environment, registry
 from bench.check import check_store
 from bench.config import compose
 from bench.errors import UserError
@@ -187,3 +187,15 @@ def test_check_looks_beyond_single_records(store):
     messages = " | ".join(map(str, check_store(store)))
     for words in ("is also in", "differing package files", "interrupted write", "corrupt record"):
         assert words in messages
+
+
+@pytest.mark.parametrize(("shallow", "found"), [("false", True), ("true", False)])
+def test_check_tells_of_commits_that_the_repository_lacks(store, monkeypatch, shallow, found):
+    answers = {"--show-toplevel": str(environment.ROOT), "--is-shallow-repository": shallow, "known^{commit}": ""}
+    monkeypatch.setattr(environment, "_git", lambda *arguments: answers.get(arguments[-1]))
+    for seed, sha in enumerate(("known", "rebased")):
+        record = record_of(compose(PAIR), seed)
+        record["env"] |= {"git": sha, "source": sha}
+        store.put(record)
+    messages = [problem.message for problem in check_store(store)]
+    assert [message.split(" (")[0] for message in messages] == ["commit rebased is not in this repository"] * found

@@ -10,27 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from methods.parts.optim import Adam, Optimiser, Schedule, constant
-from targets.base import Target
+from targets.base import Noise, Target
 
 if TYPE_CHECKING:
     from methods.parts.reverse import Reverse
     from targets.diffusion.card import TeacherCard
-
-
-class Noise(Protocol):
-    """The randomness of one seed at one step.  Shapes must not depend on data or on the step."""
-
-    def normal(self, *shape: int) -> Tensor:
-        """Independent N(0, 1) draws."""
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Independent U[0, 1) draws."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Method(nn.Module):
     """Whether it trains large networks: seeds are then fitted one after another, and the steps of an iteration are
     traced once per player instead of as one program."""
 
-    capturable: ClassVar[bool] = True
+    capturable: bool = True
     """Whether its compiled iteration can be a CUDA graph: False if an operation of it waits for the host."""
 
     carried: ClassVar[tuple[str, ...]] = ()

@@ -8,6 +8,7 @@ from torch import Generator as TorchGenerator
 from torch import Tensor, nn
 
 from bench.checks import require_not_negative, require_positive, require_share
+from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise
 from methods.diffusion.games import game, regression
@@ -34,6 +35,10 @@ class CoSIM(Generator):
         alpha: 0.5 is the game, larger values are SiD-style corrections.
         weight: ``eps``: all levels alike; ``x0``: times (sigma_s / alpha_s)^2, bounded by 100.
         jump: least ratio by which s lies below t (in the scale of ``level_power``).
+        level_high: without effect, as t reaches the start of the sampler; ``level_low`` is the least s.
+
+    Raises:
+        UserError: the sampler starts at or below ``level_low``.
     """
 
     paper_name = "CoSIM"
@@ -58,6 +63,12 @@ class CoSIM(Generator):
         require_positive(references=references, alpha=alpha)
         require_not_negative(regulariser=regulariser)
         require_share(jump=jump)
+        level_low = self.level_range[0]
+        if level_low >= self.steps.times[-1]:
+            raise UserError(
+                f"method.level_low={level_low:g} is not below the start of the sampler, {self.steps.times[-1]:g}",
+                "give a smaller method.level_low or a higher grid",
+            )
         self.draws, self.regulariser, self.alpha, self.weight, self.jump = draws, regulariser, alpha, weight, jump
         if draws == "reference":
             generator = TorchGenerator().manual_seed(0)

@@ -107,10 +107,10 @@ class KSIVI(SemiImplicitMethod):
         require_fraction(beta1=beta1, beta2=beta2, ema=ema)
         require_share(anneal=anneal)
         require_full_rank(precondition, batch, target.dim)
-        if statistic == "ustat" and batch < 2:
+        if statistic == "ustat" and batch < 3:  # of two draws the median over all four pairs is that of equal ones: 0
             raise UserError(
-                f"method.statistic=ustat averages over pairs within a batch: method.batch={batch} has none",
-                "give method.batch=2 or more, or method.statistic=vanilla",
+                f"method.statistic=ustat averages over pairs within a batch: method.batch={batch} has too few",
+                "give method.batch=3 or more, or method.statistic=vanilla",
             )
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
         family = ConditionalVariance if variance == "conditional" else GlobalVariance

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.checks import require_positive, require_share
+from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player
 from methods.parts.directed import Directed
@@ -57,6 +58,11 @@ class SVGD(Method):
         super().__init__(target)
         require_positive(particles=particles, lr=lr, decay=decay, decay_every=decay_every)
         require_share(anneal=anneal)
+        if particles == 2:
+            raise UserError(
+                "method.particles=2: the median over their pairs, and so the bandwidth, is 0, and nothing repels them",
+                "give 3 or more, or 1 for a mode",
+            )
         self.particles = nn.Parameter(torch.randn(particles, target.dim))
         self.kernel, self.bandwidth, self.optimiser, self.anneal = kernel, bandwidth, optimiser, anneal
         self.lr, self.decay, self.decay_every = lr, decay, decay_every

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from targets.diffusion.schedule import Schedule
 
 
-class Uniform(Protocol):
-    """The randomness ``Target.subsample`` takes: what a method's loss is given as ``noise``."""
+class Noise(Protocol):
+    """The randomness of one seed at one step.  Shapes must not depend on data or on the step."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Independent N(0, 1) draws."""
 
     def uniform(self, *shape: int) -> Tensor:
         """Independent U[0, 1) draws."""
@@ -80,7 +83,7 @@ class Target(nn.Module):
         """grad_x log p(x); [..., d] -> [..., d].  Autograd unless a closed form overrides it."""
         return torch.func.grad(lambda y: self.log_prob(y).sum())(x)
 
-    def subsample(self, noise: Uniform) -> Target:
+    def subsample(self, noise: Noise) -> Target:
         """This density as one loss sees it: for a large data set, the likelihood of a random minibatch scaled by N / B.
 
         A loss asks once and uses the result for all its draws; targets without minibatches return themselves and

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.checks import require_not_negative
-from targets.base import Target, Uniform
+from targets.base import Noise, Target
 
 HELD = 2**24
 """Largest number of activations held at once by an evaluation on all rows (unless one row needs more)."""
@@ -72,7 +72,7 @@ class DataPosterior(Target):
         parts = [self.likelihood_score(x, *rows) for rows in self.blocks(x, self.inputs, self.outputs)]
         return torch.stack(parts).sum(0) - self.prior_precision * x
 
-    def subsample(self, noise: Uniform) -> Target:
+    def subsample(self, noise: Noise) -> Target:
         """The posterior with the likelihood of ``batch`` rows, drawn with replacement, times N / batch.
 
         Its log density and score are unbiased for those of all rows.  (The papers' codes go through shuffled
@@ -81,7 +81,7 @@ class DataPosterior(Target):
         if self.batch == 0:
             return self
         N = len(self.inputs)
-        # the product may round up to N in float32
+        # in less than float32 the product could round up to N
         chosen = (noise.uniform(self.batch) * N).long().clamp(max=N - 1)
         return Minibatch(self, self.inputs[chosen], self.outputs[chosen])
 

@@ -65,7 +65,6 @@ FILES: dict[str, DataFile] = {
     "uci/protein-tertiary-structure.txt": _uci(
         "protein-tertiary-structure", "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"
     ),
-    "uci/energy.txt": _uci("energy", "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"),
     "mnist/train-images-idx3-ubyte.gz": DataFile(
         f"{_MNIST_TRAIN}/train-images-idx3-ubyte.gz", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
     ),

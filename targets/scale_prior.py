@@ -6,7 +6,6 @@ DSIVI needs only draws of zeta and p(x | zeta).  Here the marginal prior is know
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +13,8 @@ from torch import Tensor
 
 from bench.checks import require_positive
 from bench.registry import register
-from targets.base import Target
+from targets.base import Noise, Target
 from targets.blr import BreastCancer
-
-
-class Draws(Protocol):
-    """The randomness ``prior_mixing`` takes: what a method's loss is given as ``noise``."""
-
-    def normal(self, *shape: int) -> Tensor:
-        """Independent N(0, 1) draws."""
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Independent U[0, 1) draws."""
 
 
 class SemiImplicitPrior(Target):
@@ -35,7 +24,7 @@ class SemiImplicitPrior(Target):
         """log p(data | x); [..., d] -> [...] (nats)."""
         raise NotImplementedError
 
-    def prior_mixing(self, n: int, noise: Draws) -> Tensor:
+    def prior_mixing(self, n: int, noise: Noise) -> Tensor:
         """n draws of zeta, [n, ...]."""
         raise NotImplementedError
 
@@ -91,7 +80,7 @@ class BreastCancerT(SemiImplicitPrior):
     def test_log_predictive(self, x: Tensor) -> Tensor:
         return self.data.test_log_predictive(x)
 
-    def prior_mixing(self, n: int, noise: Draws) -> Tensor:
+    def prior_mixing(self, n: int, noise: Noise) -> Tensor:
         """n draws of zeta = nu / chi^2_nu, [n]."""
         return self.degrees / noise.normal(n, self.degrees).square().sum(1)
 

@@ -77,6 +77,22 @@ def test_a_target_that_is_no_density_is_refused(name, values):
         entries("target")[name].obj(**values)
 
 
+@pytest.mark.parametrize(
+    "name, values",
+    [("ksivi", {"statistic": "ustat", "batch": 2}), ("svgd", {"particles": 2})],
+)
+def test_two_points_have_no_median_bandwidth(name, values):
+    """The lower median of [0, D, D, 0] is 0: the discrepancy would vanish, and nothing repel."""
+    with pytest.raises(UserError, match="=2"):
+        make(name, **values)
+    make(name, **{key: value if value != 2 else 3 for key, value in values.items()})
+
+
+def test_levels_above_the_sampler_are_refused():
+    with pytest.raises(UserError, match=r"method\.level_low=10 is not below the start of the sampler, 5"):
+        make("cosim", grid="explicit", times=(0.0, 5.0), nfe=1, level_low=10.0)
+
+
 def test_a_singular_covariance_is_no_start():
     with pytest.raises(UserError, match="singular"):
         make("sivi", covariance="full", entry=0.0)

@@ -54,6 +54,9 @@ def test_the_example_names_every_key():
     [
         ("nope: 1", "keys are: partition"),
         ("nodes: 0", "nodes=0 is too small"),
+        ("signal_seconds: -1", "signal_seconds=-1 is too small"),
+        ("gpus_per_node: ${N}", "gpus_per_node is no number"),
+        ("memory_gb: -4", "memory_gb=-4.0 is too small"),
         ("cpus: many", "cannot read"),
         ("[", "cannot read"),
     ],

@@ -194,6 +194,8 @@ def test_unet_with_groups_that_do_not_divide_its_channels():
     pytest.importorskip("diffusers")
     with pytest.raises(UserError, match="6 channels in 4 groups"):
         make_network("unet", (1, 8, 8), {"channels": [8, 6], "groups": 4})
+    with pytest.raises(UserError, match="in 5 levels"):
+        make_network("unet", (1, 8, 8), {"channels": [8] * 5, "groups": 4})
 
 
 def test_log_snr_schedule_is_linear_in_gamma():

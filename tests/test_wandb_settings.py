@@ -64,6 +64,13 @@ def test_the_environment_sets_the_default_and_no_setting_enters_the_identity(mon
 def test_wrong_settings_are_refused(override):
     with pytest.raises(UserError, match=override.split("=")[0]):
         compose([*PAIR, override])
+    with pytest.raises(UserError):
+        wandb_settings([override])
+
+
+def test_settings_that_cannot_be_read_are_refused():
+    with pytest.raises(UserError, match="keys of wandb"):
+        wandb_settings(["wandb.project=[a"])
 
 
 def test_rows_join_losses_and_metrics_by_step_and_leave_out_what_is_not_known():

@@ -148,5 +148,5 @@ def build_method(config: Config, target: Target) -> Method:
     except Unsupported as error:  # what ``needs`` cannot say, such as how many draws
         raise Unfit(
             f"method {entry.name!r} cannot be built for target {config.target['name']!r}: {error}",
-            "choose another target: `sivibench list targets --verbose`",
+            "change the option it is about, or choose another target: `sivibench list --verbose`",
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from targets.base import Target, Uniform
+from targets.base import Noise, Target
 
 COUNTED = ("score", "log_prob", "data_log_prob", "noised_eps", "noised_score", "noised_log_prob")
 """``data_log_prob`` is that of targets with a semi-implicit prior; the last three are those of ``Diffusable`` ones."""
@@ -44,7 +44,7 @@ def counted(target: Target) -> Iterator[Count]:
         watched.append(density)
         density.__dict__.update({name: wrap(getattr(density, name)) for name in COUNTED if hasattr(density, name)})
 
-    def subsample(noise: Uniform) -> Target:
+    def subsample(noise: Noise) -> Target:
         part = type(target).subsample(target, noise)
         if not any(part is seen for seen in watched):
             watch(part)

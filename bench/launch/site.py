@@ -84,13 +84,14 @@ def load_site(name: str | None) -> Site:
         site = Site(**values)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(f"cannot read the site {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
-    for key in ("nodes", "cpus", "minutes", "max_array"):
-        if isinstance(getattr(site, key), str):
+    least = {"nodes": 1, "cpus": 1, "minutes": 1, "max_array": 1, "gpus_per_node": 0, "signal_seconds": 0}
+    for key, value in vars(site).items():
+        if isinstance(value, str) and key in (*least, "memory_gb"):
             raise UserError(f"{path}: {key} is no number", "only setup lines and commands may hold ${...}")
-        if getattr(site, key) < 1:
-            raise UserError(f"{path}: {key}={getattr(site, key)} is too small", "give at least 1")
-    if min(site.gpus_per_node, site.signal_seconds) < 0:
-        raise UserError(f"{path}: gpus_per_node and signal_seconds cannot be negative", "give 0 or more")
+        if value is not None and key in least and value < least[key]:
+            raise UserError(f"{path}: {key}={value} is too small", f"give at least {least[key]}")
+    if site.memory_gb is not None and site.memory_gb <= 0:
+        raise UserError(f"{path}: memory_gb={site.memory_gb} is too small", "give more than 0, or leave it out")
     return site
 
 

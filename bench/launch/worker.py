@@ -25,7 +25,7 @@ from bench.claims import claim
 from bench.device import resolve_device
 from bench.environment import environment, git_state, source_digest
 from bench.errors import RunFailed, UserError
-from bench.fit.interrupt import Interrupted, listening
+from bench.fit.interrupt import Interrupted, listening, raise_pending
 from bench.job import current_job, ends
 from bench.launch.group import Group, Job
 from bench.launch.journal import Journal
@@ -150,6 +150,7 @@ def _say_code(job: Job, journal: Journal) -> None:
 def _do(group: Group, journal: Journal) -> list[str]:
     """Carry out one batched run; what went wrong, in words."""
     label = f"{group.config.method['name']} x {group.config.target['name']} ({group.config_id})"
+    raise_pending()  # noted while the batched run before this one failed
     journal.write("begin", runs=group.runs)
     log.info("%s, seeds %s", label, group.config.seeds)
     problem = None

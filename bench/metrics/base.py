@@ -50,8 +50,8 @@ class Fitted:
 
     def __init__(self, method: Method, target: Target, seed: int, device: torch.device | str = "cpu") -> None:
         self.method, self.target, self.seed, self.device = method, target, seed, device
-        parameter = next(method.parameters(), None)
-        self.dtype = torch.float32 if parameter is None else parameter.dtype
+        tensors = (*method.parameters(), *method.buffers())  # a sampler without parameters has its schedule
+        self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
         """What the method computes in; truth draws are given in it too."""
         self.cache: dict[tuple[object, ...], Any] = {}
         """Work that several metrics share, keyed by what it is and its parameters (q does not change)."""

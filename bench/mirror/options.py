@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bench.config.overrides import CONF
-from bench.config.schema import CHOICES, Wandb
+from bench.config.schema import AT_LEAST, CHOICES, Wandb
 from bench.errors import UserError
 
 PREFIX = "wandb."
@@ -28,7 +29,7 @@ def wandb_settings(overrides: Sequence[str] = ()) -> dict[str, Any]:
         given = OmegaConf.from_dotlist([text.removeprefix(PREFIX) for text in overrides])
         merged = OmegaConf.merge(OmegaConf.structured(Wandb), OmegaConf.load(CONF / "config.yaml").wandb, given)
         found = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         keys = ", ".join(Wandb.__dataclass_fields__)
         raise UserError(str(error).splitlines()[0], f"keys of wandb: {keys}") from error
     assert isinstance(found, dict)
@@ -36,4 +37,6 @@ def wandb_settings(overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(
             f"wandb.mode={found['mode']} is not a choice", f"choose from: {', '.join(CHOICES['wandb.mode'])}"
         )
+    if found["wait"] < AT_LEAST["wandb.wait"]:
+        raise UserError(f"wandb.wait={found['wait']} is too small", f"give at least {AT_LEAST['wandb.wait']:g}")
     return {str(key): value for key, value in found.items()}

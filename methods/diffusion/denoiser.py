@@ -18,6 +18,7 @@ from targets.diffusion.grids import time_grid
 from targets.diffusion.networks import make_network
 from targets.diffusion.schedule import Schedule, schedule_of
 from targets.images.base import ImageTarget
+from targets.images.stored import StoredImages
 
 NetworkName = Literal["film_mlp", "unet"]
 
@@ -66,6 +67,7 @@ class Denoiser(Method):
         self.network, self.arguments = network, arguments
         self.net = make_network(network, self.shape, arguments)
         self.batch, self.chain = batch, steps
+        self.capturable = not isinstance(target, StoredImages)  # whose pixels are read from the disk, by the host
 
     def schedule_card(self) -> Mapping[str, Any]:
         """The schedule on which the network is a teacher, as ``schedule_of`` takes it (of the fitted parameters)."""

@@ -13,17 +13,17 @@ from methods.base import Clock, Loss, Player
 from methods.parts.optim import Adam, Schedule
 
 
-def warm_cosine(warm_up: int, until_end: int, floor: float = 0.0) -> Schedule:
+def warm_cosine(warm_up: int, start: int, floor: float = 0.0) -> Schedule:
     """Linear warm-up over ``warm_up`` steps of the player, then a half cosine to ``floor`` at the end of the run.
 
     Args:
         warm_up: iterations of linear growth.
-        until_end: iterations of the run before the player's first.
+        start: iterations of the run before the player's first.
         floor: last factor.
     """
 
     def factor(clock: Clock) -> torch.Tensor:
-        step, total = clock.step, max(clock.total - until_end, 1)
+        step, total = clock.step, max(clock.total - start, 1)
         up = torch.clamp((step + 1) / max(warm_up, 1), max=1.0)
         return up * (floor + (1 - floor) * 0.5 * (1 + torch.cos(math.pi * torch.clamp(step / total, max=1.0))))
 

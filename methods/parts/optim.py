@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules as pure functions of tensors.
 
-They act on the stacked parameters [S, P] of all seeds at once (every rule is elementwise), with one learning rate
-per seed.  Nothing here reads a tensor's value, so a step has no host synchronisation and compiles into the graph.
+They act on the stacked parameters [S, P] of all seeds at once (every rule is elementwise).  Nothing here reads a
+tensor's value, so a step has no host synchronisation and compiles into the graph.
 """
 
 from __future__ import annotations

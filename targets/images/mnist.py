@@ -20,7 +20,7 @@ class _MNIST(ImageTarget):
 
     Args:
         data: ``full``: 60,000 training and 10,000 test images; ``t10k``: the test files alone, split 8000 / 2000.
-        teacher: id or path of a teacher; "" for the recorded one (`sivibench teacher mnist`).
+        teacher: id or path of a teacher (`sivibench teacher mnist`).
     """
 
     padding: ClassVar[int]

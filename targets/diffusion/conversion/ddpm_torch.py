@@ -28,7 +28,7 @@ def convert(state: Mapping[str, Tensor], size: int, **settings: Any) -> Converte
     Args:
         state: its parameters.
         size: height and width of its images; they do not enter the parameters.
-        settings: further arguments of ``ImageUNet`` (``eps=1e-5`` for HSIVI's CelebA network).
+        settings: further arguments of ``ImageUNet`` (``eps=1e-5`` for HSIVI's networks).
 
     Raises:
         UserError: it is no such state.

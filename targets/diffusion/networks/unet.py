@@ -22,7 +22,7 @@ class UNet(nn.Module):
         groups: of the group normalisations.
 
     Raises:
-        UserError: diffusers is not installed, or groups do not divide the channels.
+        UserError: diffusers is not installed, groups do not divide the channels, or an image cannot be halved so often.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class UNet(nn.Module):
             raise UserError("the network unet needs the package diffusers", "pip install 'sivibench[diffusion]'")
         if odd := [count for count in channels if count % groups]:
             raise UserError(f"{odd[0]} channels in {groups} groups of normalisation", "change channels or groups")
+        if any(side % 2 ** (len(channels) - 1) for side in shape[1:]):
+            raise UserError(f"images {tuple(shape)} in {len(channels)} levels", "each level halves both sides")
         self.shape = tuple(shape)
         plain = [i not in attention for i in range(len(channels))]
         self.net = importlib.import_module("diffusers").UNet2DModel(

@@ -1,4 +1,4 @@
-"""Teachers: noise predictors eps(x, t) with score, x0 and v by conversion."""
+"""Teachers: noise predictors eps(x, t), and x0 from them."""
 
 from __future__ import annotations
 
@@ -56,23 +56,10 @@ class EpsTeacher(nn.Module):
         """
         raise UserError("an exact teacher has no network to copy", "take residual networks, or a trained teacher")
 
-    def score(self, x: Tensor, t: Time) -> Tensor:
-        """grad_x log p_t(x) = -eps / sigma."""
-        return -self.eps(x, t) / self._sigma(x, t)
-
     def x0(self, x: Tensor, t: Time) -> Tensor:
         """E[x_0 | x_t = x] = (x - sigma eps) / alpha."""
-        return (x - self._sigma(x, t) * self.eps(x, t)) / self._alpha(x, t)
-
-    def v(self, x: Tensor, t: Time) -> Tensor:
-        """alpha eps - sigma x0 (Salimans & Ho 2022); computed from one evaluation."""
-        return (self.eps(x, t) - self._sigma(x, t) * x) / self._alpha(x, t)
-
-    def _alpha(self, x: Tensor, t: Time) -> Tensor:
-        return column(self.schedule.alpha(t), x)
-
-    def _sigma(self, x: Tensor, t: Time) -> Tensor:
-        return column(self.schedule.sigma(t), x)
+        alpha, sigma = column(self.schedule.alpha(t), x), column(self.schedule.sigma(t), x)
+        return (x - sigma * self.eps(x, t)) / alpha
 
 
 def eps_from_x0(x: Tensor, x0: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:

@@ -182,7 +182,7 @@ def test_one_draw_makes_no_pair():
     with pytest.raises(UserError, match=r"(?s)method\.batch=1.*method\.statistic=vanilla") as caught:
         KSIVI(Gaussian(), statistic="ustat", batch=1)
     assert "method.statistic=ustat" in str(caught.value)
-    KSIVI(Gaussian(), statistic="ustat", batch=2)
+    KSIVI(Gaussian(), statistic="ustat", batch=3)
     KSIVI(Gaussian(), statistic="vanilla", batch=1)
 
 

@@ -90,7 +90,7 @@ def _grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
     total = float((log_p + log_area).exp().sum())
     if total > 1 + QUADRATURE_ERROR:
         raise Unsupported(f"p's mass on the grid is {total:.4g}: log_z is wrong, or the cells are too coarse for p")
-    log_q = _exact(q.method, points)
+    log_q = _exact(q, points)
     again = None
     if log_q is None:
         log_q = _mixture(q, axes, points, mixture, "grid")
@@ -114,12 +114,11 @@ def log_masses(log_density: Tensor, log_area: float) -> Tensor:
     return torch.cat([inside - total.clamp(min=0), outside[None]])
 
 
-def _exact(method: Method, points: Tensor) -> Tensor | None:
+def _exact(q: Fitted, points: Tensor) -> Tensor | None:
     """Exact log q at ``points`` [n, d] -> [n], in q's own precision; None for families without it."""
-    dtype = next((p.dtype for p in method.parameters()), torch.float32)
     parts = []
-    for chunk in points.to(dtype).split(POINTS_PER_CHUNK):
-        part = method.log_prob(chunk)
+    for chunk in points.to(q.dtype).split(POINTS_PER_CHUNK):
+        part = q.method.log_prob(chunk)
         if part is None:
             return None
         parts.append(part)

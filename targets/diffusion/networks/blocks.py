@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bench.errors import UserError
 
 Resampling = Literal["same", "down", "up"]
 
@@ -146,3 +149,17 @@ class Resample(nn.Module):
             x = functional.pad(x, (0, 1, 0, 1))
         out: Tensor = self.conv(x)
         return out
+
+
+def require_halvings(shape: Sequence[int], levels: int) -> None:
+    """Refuse images that cannot be halved from each level of a U-Net to the next.
+
+    Args:
+        shape: (channels, height, width).
+        levels: how many resolutions the network has.
+
+    Raises:
+        UserError: a side is not divisible so often.
+    """
+    if any(side % 2 ** (levels - 1) for side in shape[1:]):
+        raise UserError(f"images {tuple(shape)} in {levels} levels", "each level halves both sides")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import UserError
-from targets.diffusion.networks.blocks import Block, Family, Resample, Resampling
+from targets.diffusion.networks.blocks import Block, Family, Resample, Resampling, require_halvings
 
 FamilyName = Literal["ddpm", "improved", "song", "dhariwal"]
 
@@ -67,8 +67,7 @@ class ImageUNet(nn.Module):
         self.family = Family(**{**vars(known), "eps": eps or known.eps})
         self.shape, self.width, self._heads, self._head_width = tuple(shape), width, heads, head_width
         wide = 4 * width
-        if any(side % 2 ** (len(multipliers) - 1) for side in shape[1:]):
-            raise UserError(f"images {tuple(shape)} in {len(multipliers)} levels", "each level halves both sides")
+        require_halvings(shape, len(multipliers))
         _divisible(self.family, [width * m for m in multipliers], heads, head_width)
         self.embed = nn.Sequential(nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from targets.diffusion.networks.blocks import require_halvings
 
 
 class UNet(nn.Module):
@@ -39,8 +40,7 @@ class UNet(nn.Module):
             raise UserError("the network unet needs the package diffusers", "pip install 'sivibench[diffusion]'")
         if odd := [count for count in channels if count % groups]:
             raise UserError(f"{odd[0]} channels in {groups} groups of normalisation", "change channels or groups")
-        if any(side % 2 ** (len(channels) - 1) for side in shape[1:]):
-            raise UserError(f"images {tuple(shape)} in {len(channels)} levels", "each level halves both sides")
+        require_halvings(shape, len(channels))
         self.shape = tuple(shape)
         plain = [i not in attention for i in range(len(channels))]
         self.net = importlib.import_module("diffusers").UNet2DModel(

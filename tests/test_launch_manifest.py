@@ -19,7 +19,7 @@ from bench.store import Store
 ADDING = """
 title: Two settings
 replace: false
-exclude: ['*/x_shaped']
+exclude: {'*/x_shaped': slow}
 overrides:
   - method=meanfield target=banana,multimodal,x_shaped train.iterations=10
   - method=meanfield target=banana,multimodal train.iterations=20

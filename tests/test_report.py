@@ -194,6 +194,8 @@ def test_missing_and_skipped_cells_say_why():
     skipped = next(row for row in by_name["ring", "ksd"].rows if row.label == "beta")
     assert skipped.reason == "has no score"
     assert "has no score" in render_terminal(records) and "not run" in render_terminal(records)
+    told = render_terminal(records, {"alpha/*": "no such cell", "*/cross": "takes a week"})
+    assert "takes a week" in told and "not run" not in told
 
 
 def test_duplicates_are_dropped_and_contradictions_refused():
@@ -319,15 +321,18 @@ def test_an_unchanged_report_is_not_drawn_again(tmp_path, monkeypatch):
     page = write_report(records, tmp_path, "t")["html"]
     drawn = page.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("bench.report.build", lambda records: pytest.fail("drawn again"))
+        patch.setattr("bench.report.build", lambda *_: pytest.fail("drawn again"))
         assert write_report(list(reversed(records)), tmp_path, "t")["html"].read_bytes() == drawn
     write_report(records[:-1], tmp_path, "t")
     assert page.read_bytes() != drawn
     write_report(records, tmp_path, "t")
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception, match="drawn again"):
+        patch.setattr("bench.report.build", lambda *_: pytest.fail("drawn again"))
+        write_report(records, tmp_path, "t", {"beta/*": "takes a week"})
     with monkeypatch.context() as patch:
         (tmp_path / "published.csv").write_text("other printed numbers")
         patch.setattr("bench.report.published.DEFAULT_PATH", tmp_path / "published.csv")
-        patch.setattr("bench.report.build", lambda records: pytest.fail("drawn again"))
+        patch.setattr("bench.report.build", lambda *_: pytest.fail("drawn again"))
         with pytest.raises(pytest.fail.Exception, match="drawn again"):
             write_report(records, tmp_path, "t")
 

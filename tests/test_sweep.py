@@ -74,11 +74,17 @@ def test_lines_add_cells_where_the_file_says_so(write, results):
 
 def test_an_exclude_pattern_that_can_name_no_cell_is_refused(write):
     with pytest.raises(UserError, match="names no cell"):
-        load_sweep(write("method=stub_plain target=stub_gauss", exclude='["stub_plain x stub_gauss"]'))
+        load_sweep(write("method=stub_plain target=stub_gauss", exclude="{stub_plain x stub_gauss: slow}"))
+
+
+def test_what_is_excluded_has_a_reason(write):
+    with pytest.raises(UserError, match="cannot read the sweep") as told:
+        load_sweep(write("method=stub_plain target=stub_gauss", exclude='["*/stub_gauss"]'))
+    assert "method/target: why" in str(told.value)
 
 
 def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, results):
-    name = write("method=stub_plain,stub_hungry target=stub_gauss,stub_other", exclude='["*/stub_other"]')
+    name = write("method=stub_plain,stub_hungry target=stub_gauss,stub_other", exclude='{"*/stub_other": slow}')
     plan = make_plan(name, results=results)
     assert pairs(plan) == [("stub_plain", "stub_gauss")]
     [(method, target, reason)] = plan.skipped
@@ -212,7 +218,7 @@ def test_the_report_holds_the_records_of_the_sweep_only(write, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     seen = {}
 
-    def write_report(records, folder, title):
+    def write_report(records, folder, title, left_out):
         seen.update(records=records, folder=folder, title=title)
         return {"html": folder / "report.html"}
 

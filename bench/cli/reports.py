@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.cli.shared import print_json, records_of
+from bench.cli.shared import print_json, records_of, store_of
 from bench.errors import UserError
 from bench.files import explain_os_error
+from bench.plan.expand import left_out
 
 
 def report(args: argparse.Namespace) -> int:
@@ -48,7 +49,9 @@ def _renderers(args: argparse.Namespace) -> tuple[Callable[..., Any], Callable[.
             raise UserError("--metric without a report that asks for it", "sivibench report diffusion --metric ...")
         from bench import report
 
-        return report.as_json, report.render_terminal, report.write_report
+        why = left_out(store_of(args).root)
+        functions = (report.as_json, report.render_terminal, report.write_report)
+        return tuple(partial(function, left_out=why) for function in functions)  # type: ignore[return-value]
     from bench.report import diffusion
 
     for name in args.metric:

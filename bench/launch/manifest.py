@@ -33,7 +33,7 @@ class Manifest:
     sweep: str
     lines: list[str]
     overrides: list[str]
-    exclude: list[str]
+    exclude: dict[str, str]
     created: str
     git: str | None
     dirty: bool | None

@@ -69,7 +69,7 @@ def submit(
         sweep=sweep.name,
         lines=list(sweep.overrides),
         overrides=list(overrides),
-        exclude=list(sweep.exclude),
+        exclude=dict(sweep.exclude),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         git=sha,
         dirty=dirty,

@@ -29,7 +29,7 @@ class Sweep:
         title: heading of the report.
         overrides: lines of overrides; each line is expanded on its own, and a later line replaces what earlier
             lines say about the same method and target.
-        exclude: patterns ``method/target`` (shell wildcards) of cells to leave out.
+        exclude: patterns ``method/target`` (shell wildcards) of cells to leave out, and why; reports say it.
         results: results folder of this sweep, or None for the usual one.
         report: whether a report is written at the end.
         replace: False: later lines add to what earlier lines say about the same method and target instead.
@@ -38,7 +38,7 @@ class Sweep:
     name: str
     title: str
     overrides: list[str]
-    exclude: list[str] = field(default_factory=list)
+    exclude: dict[str, str] = field(default_factory=dict)
     results: str | None = None
     report: bool = False
     replace: bool = True
@@ -61,7 +61,10 @@ def load_sweep(name: str) -> Sweep:
         sweep = OmegaConf.to_object(merged)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:  # ValueError: it is no text
         keys = "title, overrides, exclude, results, report, replace"
-        raise UserError(f"cannot read the sweep {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
+        raise UserError(
+            f"cannot read the sweep {path}: {str(error).splitlines()[0]}",
+            f"keys are: {keys}; exclude is a mapping, {{method/target: why}}",
+        ) from error
     assert isinstance(sweep, Sweep)
     if not sweep.overrides:
         raise UserError(f"the sweep {path} has no overrides", "give a list of lines like `method=a,b target=c`")
@@ -71,9 +74,20 @@ def load_sweep(name: str) -> Sweep:
         if pattern.count("/") != 1:
             raise UserError(
                 f"exclude of the sweep {path}: {pattern!r} names no cell",
-                "write method/target, as in sivi/banana or */funnel",
+                "write {method/target: why}, with patterns like sivi/banana or */funnel",
             )
     return sweep
+
+
+def left_out(results: Path) -> dict[str, str]:
+    """What the sweeps of conf/sweep leave out that write into this results folder: pattern -> why.
+
+    Raises:
+        UserError: one of the sweeps cannot be read.
+    """
+    sweeps = [load_sweep(path.stem) for path in sorted((CONF / "sweep").glob("*.yaml"))]
+    of_folder = [sweep for sweep in sweeps if sweep.results and Path(sweep.results).resolve() == results.resolve()]
+    return {pattern: why for sweep in of_folder for pattern, why in sweep.exclude.items()}
 
 
 def sweep_of(lines: Sequence[str]) -> Sweep:

@@ -5,16 +5,16 @@ The same records give the same bytes, in whatever order they come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.report.pages import make_stamp, write_pages
-from bench.report.table import build
+from bench.report.table import NOTHING, build
 
 
-def render_terminal(records: Sequence[dict[str, Any]]) -> str:
-    """Plain-text tables of run records (docs/record.md).
+def render_terminal(records: Sequence[dict[str, Any]], left_out: Mapping[str, str] = NOTHING) -> str:
+    """Plain-text tables of run records (docs/record.md); ``left_out`` as ``table.build`` takes it.
 
     Raises:
         UserError: two different records claim the same run.
@@ -22,18 +22,20 @@ def render_terminal(records: Sequence[dict[str, Any]]) -> str:
     from bench.report import terminal
     from bench.report.overview import overview
 
-    tables = build(records)
+    tables = build(records, left_out)
     return terminal.render(tables, overview(tables))
 
 
-def as_json(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def as_json(records: Sequence[dict[str, Any]], left_out: Mapping[str, str] = NOTHING) -> dict[str, Any]:
     """The tables as JSON-serialisable data."""
     from bench.report.export import as_data
 
-    return as_data(build(records))
+    return as_data(build(records, left_out))
 
 
-def write_report(records: Sequence[dict[str, Any]], folder: Path, title: str) -> dict[str, Path]:
+def write_report(
+    records: Sequence[dict[str, Any]], folder: Path, title: str, left_out: Mapping[str, str] = NOTHING
+) -> dict[str, Path]:
     """Write ``report.html``, ``report.md`` and ``report.tex`` into ``folder``; returns {"html": path, ...}.
 
     Files that this code wrote from these records are left as they are.
@@ -47,7 +49,7 @@ def write_report(records: Sequence[dict[str, Any]], folder: Path, title: str) ->
         from bench.report import html, latex, markdown
         from bench.report.overview import overview
 
-        tables = build(records)
+        tables = build(records, left_out)
         matrix = overview(tables)
         return {
             "html": html.render(tables, matrix, title, stamp),
@@ -55,5 +57,5 @@ def write_report(records: Sequence[dict[str, Any]], folder: Path, title: str) ->
             "tex": latex.render(matrix),
         }
 
-    stamp = make_stamp(records, title)
+    stamp = make_stamp(records, title, *(f"{pattern}: {why}" for pattern, why in left_out.items()))
     return write_pages(folder, "report", stamp, texts)

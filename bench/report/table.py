@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from types import MappingProxyType
 from typing import Any
 
 from bench import stats
 from bench.report import catalog, published
 from bench.report.groups import Group, Problem, Record, differing, flatten, group, nfe_of, ordered
 from bench.report.values import collect
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,14 @@ class Tables:
         return [few_step] * (self.few_step > 0) + [("time/seed", times)]
 
 
-def build(records: Sequence[Record]) -> Tables:
+def build(records: Sequence[Record], left_out: Mapping[str, str] = NOTHING) -> Tables:
     """The tables of a list of run records, independent of their order.
 
     Samplers with a number of network evaluations are not ranked beside the others: one at NFE 100 says nothing
     about one at NFE 2.  Where there are only such samplers they are shown.
+
+    Args:
+        left_out: why pairs without a run have none, by patterns ``method/target``.
 
     Raises:
         UserError: two different records claim the same run.
@@ -116,7 +123,8 @@ def build(records: Sequence[Record]) -> Tables:
     sections = []
     for problem in problems:
         members = tuple(g for g in groups if g.problem == problem)
-        boards = tuple(board for metric in _metrics(problem, members) for board in _boards(metric, members, methods))
+        absent = [_absent(m, problem, left_out) for m in methods if m not in {g.method for g in members}]
+        boards = tuple(board for metric in _metrics(problem, members) for board in _boards(metric, members, absent))
         sections.append(Section(problem, boards, members))
     return Tables(tuple(sections), tuple(ordered(kept)), len(records) - len(kept))
 
@@ -135,7 +143,7 @@ def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:
     return found or list(declared[:1] or ("no metric",))
 
 
-def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[Board]:
+def _boards(metric: str, groups: tuple[Group, ...], absent: list[Row]) -> list[Board]:
     protocols: dict[str, dict[str, Any]] = {}
     for record in (r for g in groups for r in g.records):
         if metric in (record.get("metrics") or {}):
@@ -147,9 +155,7 @@ def _boards(metric: str, groups: tuple[Group, ...], methods: list[str]) -> list[
     problem = groups[0].problem
     boards = []
     for protocol_id in ids:
-        raw = [row_of(metric, protocol_id, g) for g in groups]
-        present = {g.method for g in groups}
-        raw += [_absent(m, problem) for m in methods if m not in present]
+        raw = [*(row_of(metric, protocol_id, g) for g in groups), *absent]
         found = ranks({r.label: r for r in raw}, info)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
         sign = -1 if info.direction == "higher" else 1
@@ -196,8 +202,9 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
     )
 
 
-def _absent(method: str, problem: Problem) -> Row:
-    reason = catalog.unmet_needs(method, problem.name) or "not run"
+def _absent(method: str, problem: Problem, left_out: Mapping[str, str]) -> Row:
+    told = (why for pattern, why in left_out.items() if fnmatch(f"{method}/{problem.name}", pattern))
+    reason = catalog.unmet_needs(method, problem.name) or next(told, "not run")
     return Row(method, method, "", None, {}, None, 0, {}, reason)
 
 

@@ -210,6 +210,6 @@ def _report(plan: Plan, tell: Tell) -> Path:
     for cell in plan.cells:
         records += finished(cell.config, plan.store, cell.config.seeds).values()
     folder = plan.store.root if plan.sweep.results else plan.store.root / "reports" / plan.sweep.name
-    page = write_report(records, folder, plan.sweep.title)["html"]
+    page = write_report(records, folder, plan.sweep.title, plan.sweep.exclude)["html"]
     tell(f"report: {page}")
     return page

@@ -16,6 +16,7 @@ from methods.diffusion.generator import Generator
 from methods.diffusion.networks import Conditioned
 from methods.parts.options import with_options_of
 from targets.base import Target
+from targets.numerics import pick
 
 
 @register("method", "cosim", source="Yu et al., ICML 2025, arXiv:2506.06778; level law, sizes and rates of this suite")
@@ -100,8 +101,7 @@ class CoSIM(Generator):
         """x_0 from which x_t is made, without gradient; [n, d]."""
         if self.draws == "current":
             return self.generate(self.latents(self.batch, noise)).detach()
-        count = len(self.references)
-        return self.references[(noise.uniform(self.batch) * count).long().clamp(max=count - 1)]
+        return self.references[pick(self.batch, len(self.references), noise)]
 
     def transition(self, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x_s and its noise eps, [n, d]; times s and t and the ratio sigma_s / alpha_s, [n]."""

@@ -17,6 +17,7 @@ from methods.parts.optim import RMSprop, exponential
 from methods.parts.particle_kernel import ConstantKernel, KernelMean, NetworkKernel, ParticleKernel
 from methods.parts.unit_mixture import mixture_backend
 from targets.base import Target
+from targets.numerics import pick
 
 PRECONDITIONER_FLOOR = 1e-8
 """Added to the root of the running mean square of the drift."""
@@ -139,7 +140,7 @@ class PVI(Method):
 
     def mixing(self, n: int, noise: Noise) -> Tensor:
         """n particles drawn with replacement, [n, d_z]."""
-        index = (noise.uniform(n) * len(self.particles)).long().clamp(max=len(self.particles) - 1)
+        index = pick(n, len(self.particles), noise)
         return self.particles[index]
 
     def conditional(self, z: Tensor) -> Distribution:

@@ -18,6 +18,7 @@ from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
 from methods.parts.options import with_options_of
 from methods.parts.repulsion import ConstantBandwidth, SteinKernel, particle_backend, stein_direction
 from targets.base import Target
+from targets.numerics import pick
 
 
 @register("method", "svgd", source="Liu & Wang, NeurIPS 2016, arXiv:1608.04471; adaptive steps as in its code")
@@ -84,7 +85,7 @@ class SVGD(Method):
 
     def sample(self, n: int, noise: Noise) -> Tensor:
         """n draws with replacement from the particles, [n, d]."""
-        return self.particles[(noise.uniform(n) * len(self.particles)).long()]
+        return self.particles[pick(n, len(self.particles), noise)]
 
 
 @register("method", "asvgd", source="Feng, Wang & Liu, UAI 2017, arXiv:1707.06626; 2-D settings of arXiv:2506.05088")

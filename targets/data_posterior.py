@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.checks import require_not_negative
 from targets.base import Noise, Target
+from targets.numerics import pick
 
 HELD = 2**24
 """Largest number of activations held at once by an evaluation on all rows (unless one row needs more)."""
@@ -82,7 +83,7 @@ class DataPosterior(Target):
             return self
         N = len(self.inputs)
         # in less than float32 the product could round up to N
-        chosen = (noise.uniform(self.batch) * N).long().clamp(max=N - 1)
+        chosen = pick(self.batch, N, noise)
         return Minibatch(self, self.inputs[chosen], self.outputs[chosen])
 
 

@@ -1,8 +1,18 @@
-"""Functions that stay finite in float32 wherever an optimiser may wander."""
+"""Functions that stay finite in float32 wherever an optimiser may wander, and indices that stay in range."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+from targets.base import Noise
+
+
+def pick(n: int, count: int, noise: Noise) -> Tensor:
+    """Indices 0 .. count - 1, uniform and with replacement, [n].
+
+    Clamped: u * count may be rounded up to ``count``.
+    """
+    return (noise.uniform(n) * count).long().clamp(max=count - 1)
 
 
 def bounded_exp(x: Tensor, limit: float = 50.0) -> Tensor:

@@ -190,12 +190,14 @@ def test_unet_predicts_for_rows():
     torch.testing.assert_close(out[1:2], net(x[1:2], torch.tensor(500.0)), rtol=1e-4, atol=1e-5)
 
 
-def test_unet_with_groups_that_do_not_divide_its_channels():
+def test_unets_that_cannot_be_built():
     pytest.importorskip("diffusers")
     with pytest.raises(UserError, match="6 channels in 4 groups"):
         make_network("unet", (1, 8, 8), {"channels": [8, 6], "groups": 4})
     with pytest.raises(UserError, match="in 5 levels"):
         make_network("unet", (1, 8, 8), {"channels": [8] * 5, "groups": 4})
+    with pytest.raises(UserError, match="attention at level 2 of 2"):
+        make_network("unet", (1, 8, 8), {"channels": [8, 8], "groups": 4, "attention": [1, 2]})
 
 
 def test_log_snr_schedule_is_linear_in_gamma():

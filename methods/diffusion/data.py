@@ -9,6 +9,7 @@ from bench.noise import generator
 from methods.base import Noise
 from targets.base import Target
 from targets.images.base import ImageTarget
+from targets.numerics import pick
 
 
 class TrainingRows(nn.Module):
@@ -35,7 +36,7 @@ class TrainingRows(nn.Module):
     def draw(self, n: int, noise: Noise) -> Tensor:
         """n rows, [n, d]."""
         count = len(self.images.pixels) if self.images else len(self.rows)
-        index = (noise.uniform(n) * count).long().clamp(max=count - 1)
+        index = pick(n, count, noise)
         return self.images.images(index) if self.images else self.rows[index]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from methods.base import Noise
 from methods.diffusion.networks import Conditioned, Stacked
 from targets.diffusion.eps import EpsTeacher
+from targets.numerics import pick
 
 LayerNetwork = Literal["per_layer", "shared", "teacher", "teacher_per_layer"]
 
@@ -95,7 +96,7 @@ def antithetic(n: int, count: int, noise: Noise) -> Tensor:
     As in HSIVI's released code, n // 2 + 1 rows are drawn and the rest mirrored, so that the last one or two drawn have
     no mirror.
     """
-    drawn = (noise.uniform(n // 2 + 1) * count).long().clamp(max=count - 1)
+    drawn = pick(n // 2 + 1, count, noise)
     return torch.cat([drawn, count - 1 - drawn])[:n]
 
 

@@ -151,15 +151,18 @@ class Resample(nn.Module):
         return out
 
 
-def require_halvings(shape: Sequence[int], levels: int) -> None:
-    """Refuse images that cannot be halved from each level of a U-Net to the next.
+def require_levels(shape: Sequence[int], levels: int, attention: Sequence[int]) -> None:
+    """Refuse images that cannot be halved from each level of a U-Net to the next, and attention at other levels.
 
     Args:
         shape: (channels, height, width).
         levels: how many resolutions the network has.
+        attention: the levels with self-attention, counted from 0.
 
     Raises:
-        UserError: a side is not divisible so often.
+        UserError: a side is not divisible so often, or there is no such level.
     """
+    if beyond := [level for level in attention if level >= levels]:
+        raise UserError(f"attention at level {beyond[0]} of {levels}", "levels count from 0, the finest")
     if any(side % 2 ** (levels - 1) for side in shape[1:]):
         raise UserError(f"images {tuple(shape)} in {levels} levels", "each level halves both sides")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import UserError
-from targets.diffusion.networks.blocks import Block, Family, Resample, Resampling, require_halvings
+from targets.diffusion.networks.blocks import Block, Family, Resample, Resampling, require_levels
 
 FamilyName = Literal["ddpm", "improved", "song", "dhariwal"]
 
@@ -44,7 +44,8 @@ class ImageUNet(nn.Module):
         eps: of the normalisations; 0 for the family's.
 
     Raises:
-        UserError: an unknown family, channels that groups or heads do not divide, or a side that levels do not halve.
+        UserError: an unknown family, channels that groups or heads do not divide, a side that levels do not halve, or
+            attention at no level.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ImageUNet(nn.Module):
         self.family = Family(**{**vars(known), "eps": eps or known.eps})
         self.shape, self.width, self._heads, self._head_width = tuple(shape), width, heads, head_width
         wide = 4 * width
-        require_halvings(shape, len(multipliers))
+        require_levels(shape, len(multipliers), attention)
         _divisible(self.family, [width * m for m in multipliers], heads, head_width)
         self.embed = nn.Sequential(nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.first = nn.Conv2d(shape[0], width, 3, padding=1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from targets.diffusion.networks.blocks import require_halvings
+from targets.diffusion.networks.blocks import require_levels
 
 
 class UNet(nn.Module):
@@ -23,7 +23,8 @@ class UNet(nn.Module):
         groups: of the group normalisations.
 
     Raises:
-        UserError: diffusers is not installed, groups do not divide the channels, or an image cannot be halved so often.
+        UserError: diffusers is not installed, groups do not divide the channels, an image cannot be halved so often, or
+            there is no level for the attention.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class UNet(nn.Module):
             raise UserError("the network unet needs the package diffusers", "pip install 'sivibench[diffusion]'")
         if odd := [count for count in channels if count % groups]:
             raise UserError(f"{odd[0]} channels in {groups} groups of normalisation", "change channels or groups")
-        require_halvings(shape, len(channels))
+        require_levels(shape, len(channels), attention)
         self.shape = tuple(shape)
         plain = [i not in attention for i in range(len(channels))]
         self.net = importlib.import_module("diffusers").UNet2DModel(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from bench.config.identity import config_id
 from bench.environment import unknown_commits
 from bench.errors import UserError
 from bench.files import TEMPORARY
+from bench.metrics.base import protocol_hash
 from bench.record import read_record
 from bench.status import STATUSES
 from bench.store import Store
@@ -101,9 +100,8 @@ def _metric_problems(
         if len(curve["step"]) != len(curve["value"]):
             yield "error", f"the curve of {name} has {len(curve['step'])} steps and {len(curve['value'])} values"
     for key, protocol in protocols.items():
-        digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
-        if digest != key:
-            yield "error", f"protocol {key} hashes to {digest}"
+        if (found := protocol_hash(protocol)) != key:
+            yield "error", f"protocol {key} hashes to {found}"
     if record["status"] != "done":
         return
     skipped, asked = record["skipped_metrics"], record["config"]["eval"]["metrics"]

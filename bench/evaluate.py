@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from bench import claims
 from bench.config import Config, build_method, build_target
@@ -37,10 +38,10 @@ def add_metrics(
         tell: hears a line per run.
 
     Returns:
-        How many records were added to, and how many lack metrics but have no parameters here.
+        How many records were added to, and how many lack metrics but have no sound parameters here.
 
     Raises:
-        UserError: unknown metric, damaged parameters, read-only folder.
+        UserError: unknown metric, no such device, read-only folder.
     """
     for name in names:
         get("metric", name)
@@ -59,11 +60,17 @@ def add_metrics(
                 continue
             # again, as another process may have added to it since the records were read
             record = store.get(known["run_id"], known["target"], known["method"]) or known
-            lacking = missing(record, names)
-            q = fits.of(record) if lacking else None
-            if q is None:
-                without += bool(lacking)
+            if not (lacking := missing(record, names)):
                 continue
+            try:
+                values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
+            except UserError as error:
+                tell(f"{record['run_id']}  passed over: {error}")
+                values = None
+            if values is None:
+                without += 1
+                continue
+            q = fits.of(record, values)
             metrics, protocols, skipped = evaluate(lacking, q)
             if metrics or any(record["skipped_metrics"].get(name) != reason for name, reason in skipped.items()):
                 store.put(_merged(record, metrics, protocols, skipped, device))
@@ -79,11 +86,8 @@ class _Fits:
         self.store, self.device = store, device
         self.config_id = ""
 
-    def of(self, record: Record) -> Fitted | None:
-        """The method with the run's parameters, None if these are not here."""
-        values = load_parameters(self.store.parameters, record["run_id"], record["parameters_sha256"])
-        if values is None:
-            return None
+    def of(self, record: Record, values: Mapping[str, Tensor]) -> Fitted:
+        """The method with the run's parameters."""
         config = Config.of_record(record, str(self.store.root))
         if config.config_id != self.config_id:
             self.target, self.method = _build(config, self.device)
@@ -140,6 +144,7 @@ def _merged(
     env = environment(device=resolve_device(device), threads=1, compile=False)
     note = {
         "metrics": sorted({*metrics, *skipped}),
+        "device": env["device"],
         "git": env.get("git"),
         "dirty": env.get("dirty"),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -137,12 +137,16 @@ def _import_file(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    before = {kind: dict(known) for kind, known in _ENTRIES.items()}
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        del sys.modules[name]
+    except BaseException as error:
+        del sys.modules[name]  # with what it had registered, so that it can be mended and loaded again
+        for kind, known in before.items():
+            _ENTRIES[kind].clear()
+            _ENTRIES[kind].update(known)
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno if own else None
         raise UserError(

@@ -20,6 +20,8 @@ from methods.parts.surrogate import surrogate
 from methods.parts.warm_start import warm_start
 from targets.base import Target
 
+LOG_VAR = math.log(0.01)
+
 
 class FullCovariance(SharedCovariance):
     """q(x|z) = N(mu(z), L L^T) with one lower-triangular L for all z, every entry initialised alike.
@@ -28,11 +30,9 @@ class FullCovariance(SharedCovariance):
     """
 
     def __init__(
-        self, dim: int, noise_dim: int, hidden: tuple[int, ...], *, activation: Activation, log_var: float, entry: float
+        self, dim: int, noise_dim: int, hidden: tuple[int, ...], *, activation: Activation, entry: float
     ) -> None:
         super().__init__(dim, noise_dim, hidden, activation)
-        # not used, but part of the parameters that runs on record have kept
-        self.log_var = nn.Parameter(torch.full((dim,), float(log_var)), requires_grad=False)
         self.tril = nn.Parameter(torch.full((dim, dim), entry))
 
     @property
@@ -73,7 +73,7 @@ class SIVI(SemiImplicitMethod):
         auxiliary: auxiliary mixing draws K (the code calls them J).
         noise_dim, hidden, activation: mixing noise and network of the mean.
         covariance: ``diagonal`` for N(mu, diag sigma^2), or ``full`` for N(mu, L L^T).
-        log_var, learn_var: initial log sigma^2, and whether Adam trains it too (diagonal).
+        log_var, learn_var: initial log sigma^2, and whether Adam trains it too (both diagonal only).
         entry, lr_scale, scale_until: initial value of every entry of L, learning rate of its plain gradient descent,
             iteration after which it rests (full).
         lr: learning rate of the network (Adam).
@@ -97,7 +97,7 @@ class SIVI(SemiImplicitMethod):
         noise_dim: int = 10,
         hidden: tuple[int, ...] = (40, 60, 40),
         activation: Literal["relu", "tanh"] = "tanh",
-        log_var: float = math.log(0.01),
+        log_var: float = LOG_VAR,
         learn_var: bool = False,
         covariance: Literal["diagonal", "full"] = "diagonal",
         entry: float = 0.2,
@@ -119,12 +119,14 @@ class SIVI(SemiImplicitMethod):
             raise UserError(
                 "method.learn_var with covariance=full", "leave it out: the full covariance is always trained"
             )
+        if log_var != LOG_VAR and covariance == "full":
+            raise UserError("method.log_var with covariance=full", "leave it out: method.entry sets where L starts")
         if covariance == "full" and entry == 0:
             raise UserError("method.entry=0 with covariance=full is a singular covariance", "start at another value")
         require_not_negative(warm_start=warm_start, scale_until=scale_until)
         sizes = target.dim, noise_dim, tuple(hidden)
         if covariance == "full":
-            self.q = FullCovariance(*sizes, activation=activation, log_var=log_var, entry=entry)
+            self.q = FullCovariance(*sizes, activation=activation, entry=entry)
         else:
             self.q = GlobalVariance(*sizes, activation=activation, log_var=log_var)
             self.q.log_var.requires_grad_(learn_var)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from bench.checks import require_positive
 from bench.errors import UserError
-from bench.reference.store import load_reference
 from bench.registry import register
 from targets.base import Target
 from targets.fetch import fetch
+from targets.stored_draws import load_reference
 
 CHUNK = 2**22
 """Largest number of (draw, test point) pairs held at once by ``test_log_predictive``."""
@@ -109,7 +109,11 @@ class Waveform(LogisticRegression):
         data = loadmat(path)
         x_train, x_test = data["X_train"], data["X_test"]
         if x_train.shape != (400, 22) or x_test.shape != (4600, 22) or not (x_train[:, 0] == 1).all():
-            raise UserError(f"{path} does not hold the waveform data: {x_train.shape} and {x_test.shape}")
+            raise UserError(
+                f"{path} does not hold the waveform data: X_train {x_train.shape}, X_test {x_test.shape}; expected are "
+                "(400, 22) and (4600, 22) with ones in the first column",
+                "delete the file, so that it is fetched again",
+            )
         super().__init__(x_train, data["y_train"].ravel(), x_test, data["y_test"].ravel(), prior_precision)
 
 

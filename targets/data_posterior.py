@@ -81,9 +81,7 @@ class DataPosterior(Target):
         """
         if self.batch == 0:
             return self
-        N = len(self.inputs)
-        # in less than float32 the product could round up to N
-        chosen = pick(self.batch, N, noise)
+        chosen = pick(self.batch, len(self.inputs), noise)
         return Minibatch(self, self.inputs[chosen], self.outputs[chosen])
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Generator, Tensor
 
 from bench.errors import UserError
-from bench.reference.store import load_reference
 from bench.registry import register
 from targets.base import Target
+from targets.stored_draws import load_reference
 
 Drift = Literal["code", "paper"]
 BETA = 10.0

@@ -13,9 +13,13 @@ ROOT = Path(__file__).parents[1]
 BENCH = sorted((ROOT / "bench").rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Modules of ``bench`` that a file imports anywhere in it."""
-    known = {name(file) for file in BENCH}
+HELPERS = {"bench." + helper for helper in ("checks", "errors", "native", "noise", "registry")}
+"""What methods and targets may know of ``bench``: not the engine, the configuration or W&B."""
+
+
+def imported(path: Path, files: list[Path] = BENCH) -> Iterator[str]:
+    """Modules among ``files`` that a file imports anywhere in it."""
+    known = {name(file) for file in files}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
@@ -48,3 +52,15 @@ def test_nothing_in_bench_goes_round_in_a_circle(files: list[Path], of: Callable
         TopologicalSorter(arrows).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(("folder", "more"), [("methods", set()), ("targets", {"bench.files", "bench.places"})])
+def test_methods_and_targets_know_helpers_of_bench_only(folder: str, more: set[str]) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert set(imported(path)) <= HELPERS | more, path
+
+
+def test_targets_know_no_methods() -> None:
+    methods = sorted((ROOT / "methods").rglob("*.py"))
+    for path in (ROOT / "targets").rglob("*.py"):
+        assert not set(imported(path, methods)), path

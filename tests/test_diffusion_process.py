@@ -13,11 +13,11 @@ from bench.metrics import log_ml_kde as module
 from bench.metrics.base import Fitted
 from bench.metrics.log_ml_kde import LogMLKDE, log_ml_kde
 from bench.noise import generator
-from bench.reference.store import load_info
 from bench.registry import entries
 from methods.base import Method, Noise
 from targets.base import Unsupported
 from targets.diffusion_process import BETA, ConditionedDiffusion, observations
+from targets.stored_draws import load_info
 
 NAMES = ["cond_diffusion_d50", "cond_diffusion_d100", "cond_diffusion_d200"]
 

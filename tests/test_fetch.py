@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.places import data_places
-from bench.plan import make_plan
+from bench.plan.cells import make_plan
 from bench.plan.expand import sweep_of
 from bench.sweep.lines import planning
 from targets import fetch as fetching

@@ -13,7 +13,7 @@ from bench.launch import submit as submitting
 from bench.launch.group import make_groups
 from bench.launch.options import compose_options
 from bench.launch.site import Site
-from bench.plan import make_plan
+from bench.plan.cells import make_plan
 from bench.store import Store
 
 ADDING = """

@@ -15,9 +15,9 @@ from bench.errors import UserError
 from bench.noise import generator
 from bench.reference import ESS_LIMIT, RHAT_LIMIT, generate, regenerate
 from bench.reference.mala import laplace
-from bench.reference.store import FOLDER, load_info, load_reference, save_reference
 from bench.registry import entries
 from targets.base import Target, Unsupported
+from targets.stored_draws import FOLDER, load_info, load_reference, save_reference
 
 STORED = sorted(name for name, entry in entries("target").items() if entry.obj.reference_sampler)
 FAST = {"chains": 32, "burn_in": 600, "draws": 1000, "thin": 50}

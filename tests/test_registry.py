@@ -83,6 +83,21 @@ def test_a_plugin_that_cannot_be_loaded_says_where(tmp_path, text, said):
     assert said in str(problem.value)
 
 
+def test_a_plugin_that_was_refused_is_not_taken_as_loaded(tmp_path, stub_registry):
+    path = tmp_path / "half.py"
+    known = (
+        "from bench.registry import register\n@register('method', 'half', source='nobody')\nclass Half:\n    'None.'\n"
+    )
+    path.write_text(known + "from bench.errors import UserError\nraise UserError('no licence')\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no licence"):
+            registry._import_file(path)
+        assert "half" not in entries("method")
+    path.write_text(known)
+    registry._import_file(path)
+    assert "half" in entries("method")
+
+
 def test_a_plugin_path_that_is_no_file_says_so(monkeypatch):
     monkeypatch.setenv("SIVIBENCH_PLUGINS", "/nowhere/at_all.py")
     monkeypatch.setattr(registry, "_discovered", False)

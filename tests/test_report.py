@@ -312,8 +312,26 @@ def test_only_comparable_rows_are_ever_used(papers):
     assert find("ksivi", "x_shaped", "other") == ()
 
 
+@pytest.mark.parametrize(("old", "new"), [(",yes,", ",Yes,"), (",sd,", ",SD,"), (",0.0185,", ",.0185 nats,")])
+def test_a_published_number_that_a_verdict_would_misread_is_refused(tmp_path, old, new):
+    copy = tmp_path / "published.csv"
+    copy.write_text(DEFAULT_PATH.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match="has (comparable|spread_kind|value)"):
+        rows(copy)
+
+
 def test_absent_file_of_published_numbers(tmp_path, papers):
     assert find("alpha", "banana", "js_made_up", tmp_path / "none.csv") == ()
+
+
+def test_a_target_that_cannot_be_built_any_more_costs_only_its_density(tmp_path):
+    records = fits("alpha", ALPHA, target="banana")
+    for r in records:
+        r["samples"] = [[0.0, 0.0], [1.0, 1.0]]
+        other = compose(["method=meanfield", "target=linear_pair"]).target
+        r["config"]["target"], r["target"] = {**other, "s": -0.1}, "linear_pair"
+    page = write_report(records, tmp_path, "t")["html"].read_text()
+    assert "Density not drawn: linear_pair cannot be built from its record (UserError)" in page
 
 
 def test_an_unchanged_report_is_not_drawn_again(tmp_path, monkeypatch):

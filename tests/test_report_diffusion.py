@@ -129,6 +129,8 @@ def test_one_seed_is_not_ranked_but_sorted_by_its_value():
         ("PUPIL", None),
     ]
     assert "0.1000 (1 seed)" in render_terminal(records, ("js_made_up",))
+    alone = render_terminal(runs("student", FAIR), ("js_made_up",))
+    assert "(1 seed)" not in alone and "(1)" not in alone
 
 
 def test_records_of_two_fits_of_one_teacher_say_so():

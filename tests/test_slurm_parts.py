@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from argparse import Namespace
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -21,15 +22,14 @@ from bench.fit import interrupt
 from bench.launch import queue
 from bench.launch import state as states
 from bench.launch.estimate import describe_cost
-from bench.launch.group import Group, make_groups, pack
+from bench.launch.group import Group, make_groups, pack, require_work
 from bench.launch.journal import Journal
 from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, split_options
 from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
 from bench.launch.site import SITES, Site, check_shared, load_site
 from bench.launch.state import RunState, Situation
-from bench.plan import make_plan
-from bench.plan.cells import longest_first
+from bench.plan.cells import longest_first, make_plan
 from bench.plan.expand import sweep_of
 from bench.plan.pace import pace, pace_of
 from bench.record import glance
@@ -270,6 +270,12 @@ def test_the_time_of_a_sweep_is_estimated_from_the_latest_records(tmp_path):
     assert describe_cost(groups[1:2], paces, gpus=2, side_by_side=4) == "about 0.05 GPU-hours"
     assert describe_cost(groups[2:], paces, gpus=0, side_by_side=1).startswith("no past record")
     assert [cell.target for cell in longest_first(plan.cells, paces)] == ["multimodal", "banana", "x_shaped"]
+    joint = [replace(g, config=replace(g.config, train=g.config.train | {"processes": 4})) for g in groups[1:2]]
+    assert describe_cost(joint, paces, gpus=4, side_by_side=4).startswith("about 0.4 GPU-hours")
+    require_work(joint, 1, 4)
+    require_work(groups, 4, 4)
+    with pytest.raises(UserError, match="pack=1 leaves 3 of the 4 processes"):
+        require_work(groups, 1, 4)
 
 
 def test_a_retry_names_what_is_replaced(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 
 import pytest
 
@@ -39,7 +40,16 @@ def test_one_key_per_line_and_never_nan(tmp_path):
     path = tmp_path / "deep" / "x.json"
     write_json_atomic(path, {"a": 1, "b": {"c": [float("nan"), 2.0, float("inf")]}})
     assert path.read_text() == '{"a": 1,\n"b": {"c": [null, 2.0, null]}}\n'
-    assert os.stat(path).st_mode & 0o044 or os.umask(0o022) != 0o022
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_are_as_readable_as_the_umask_lets_them(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_json_atomic(tmp_path / "x.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(tmp_path / "x.json").st_mode) == mode
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from bench.config import CONF, compose
 from bench.errors import UserError
-from bench.plan import make_plan
+from bench.plan.cells import make_plan
 from bench.plan.expand import load_sweep, sweep_of
 from bench.store import Store
 from bench.sweep import run_sweep

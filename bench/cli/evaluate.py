@@ -12,7 +12,7 @@ from bench.evaluate import add_metrics, explain_missing
 def evaluate(args: argparse.Namespace) -> int:
     """Add metrics to finished runs; 1 if some lack them and their parameters are not here."""
     store, records, code = records_of(args)
-    added, without = add_metrics(store, records, args.metrics, tell=teller(args))
+    added, without = add_metrics(store, records, args.metrics, device=args.device, tell=teller(args))
     if args.json:
         print_json({"added": added, "without_parameters": without})
     else:

@@ -95,6 +95,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         metavar="METRIC",
         help="what to measure (default: what a target's list has and a run lacks)",
     )
+    add("--device", default="cpu", help="cpu, cuda or auto: where to compute (default: cpu)")
     add("--target", help="one target only")
     add("--method", help="one method only")
 

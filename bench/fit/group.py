@@ -144,14 +144,14 @@ class _Evaluation:
             metrics, protocols, skipped = evaluate(names, fitted)
             fields |= {"metrics": metrics, "skipped_metrics": skipped}
             fields["protocols"] |= protocols
+            if fitted.drawn:
+                fields["cost"]["draw_seconds_per_1000"] = float(f"{1000 * fitted.draw_seconds / fitted.drawn:.4g}")
             if self.target.dim == 2 and (count := self.config.eval["samples"]) > 0:
                 draws = fitted.draws(count, "samples")
                 fields["samples"] = [[round(v, 3) for v in pair] for pair in draws.tolist()]
             if "images" in self.target.provides:
                 shape = image_shape(self.target)
                 fields["images"] = grid(fitted.draws(PICTURED, "samples"), shape)
-            if fitted.drawn:
-                fields["cost"]["draw_seconds_per_1000"] = float(f"{1000 * fitted.draw_seconds / fitted.drawn:.4g}")
         return new_record(self.config, self.seeds[row], "done" if died is None else "diverged", env=env, **fields)
 
     def _cost(self, run: Fit) -> dict[str, Any]:

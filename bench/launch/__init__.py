@@ -1,1 +1,1 @@
-"""Where batched runs are carried out: processes here, this process, or jobs of a SLURM cluster."""
+"""Batched runs as jobs of a SLURM cluster: options, site, submission, what a job does, what the queue says."""

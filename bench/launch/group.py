@@ -89,3 +89,20 @@ def pack(groups: Sequence[Group], size: int) -> list[list[Group]]:
         raise UserError(f"launcher.pack={size} is too small", "give at least 1")
     number = -(-len(groups) // size)
     return [list(groups[i::number]) for i in range(number)]
+
+
+def require_work(groups: Sequence[Group], pack: int, processes: int) -> None:
+    """Refuse jobs with more processes than batched runs, unless all processes train each of them together.
+
+    Args:
+        pack: batched runs of a job.
+        processes: of a job.
+
+    Raises:
+        UserError: some would have nothing to do.
+    """
+    if pack < processes and not all(group.together for group in groups):
+        raise UserError(
+            f"launcher.pack={pack} leaves {processes - pack} of the {processes} processes of a job without work",
+            f"give launcher.pack={processes} or more, or ask for fewer GPUs, nodes or tasks_per_gpu",
+        )

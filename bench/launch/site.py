@@ -59,6 +59,10 @@ class Site:
         found = [int(words[-1]) if words[-1].isdigit() else 1 for words in asked if words[0] == "gpu"]
         return sum(found) if found else self.gpus_per_node
 
+    def tasks(self, per_gpu: int) -> int:
+        """Processes of a node; one without GPUs counts as one."""
+        return per_gpu * max(self.gpus, 1)
+
 
 def load_site(name: str | None) -> Site:
     """Read a profile.

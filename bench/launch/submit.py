@@ -123,7 +123,6 @@ def _submit_array(
 ) -> list[str]:
     import submitit
 
-    tasks = options["tasks_per_gpu"] * max(site.gpus, 1)
     python = f"{site.python or shlex.quote(sys.executable)} -u -m bench.launch.start"
     more: dict[str, Any] = {"requeue": True, **site.options}
     if before and options["parallel"]:  # each array has a limit of its own: only one of them may run
@@ -132,7 +131,7 @@ def _submit_array(
         "name": f"sivibench-{name}",
         "timeout_min": minutes,
         "nodes": site.nodes,
-        "tasks_per_node": tasks,
+        "tasks_per_node": site.tasks(options["tasks_per_gpu"]),
         "cpus_per_task": site.cpus,
         "slurm_signal_delay_s": site.signal_seconds,
         "slurm_setup": setup,

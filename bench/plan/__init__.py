@@ -2,7 +2,3 @@
 
 Below both ways of carrying a sweep out, ``bench.sweep`` (here) and ``bench.launch`` (jobs of a cluster).
 """
-
-from bench.plan.cells import Cell, Plan, make_plan
-
-__all__ = ["Cell", "Plan", "make_plan"]

@@ -70,8 +70,8 @@ def regenerate(name: str, output_dir: Path | str | None = None, **arguments: int
         UserError: the target may have several modes, its data are missing, or the chains did not converge.
     """
     from bench.reference.provenance import provenance
-    from bench.reference.store import FOLDER, save_reference
     from bench.registry import get
+    from targets.stored_draws import FOLDER, save_reference
 
     entry = get("target", name)
     if entry.obj.reference_sampler != "mala":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from bench.config.schema import arguments
 from bench.registry import Entry, Kind, entries
 from targets.base import Target
 
@@ -97,9 +98,10 @@ def build_target(config: dict[str, Any]) -> Target:
 
     Raises:
         KeyError: the target is not registered.
+        UserError: the values are of another version, or impossible.
     """
     entry = entries("target")[config["name"]]
-    target = entry.obj(**{key: value for key, value in config.items() if key in entry.parameters})
+    target = entry.obj(**arguments(entry, config))
     assert isinstance(target, Target)
     return target
 

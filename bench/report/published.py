@@ -7,10 +7,12 @@ a report prints them in a column of their own and never ranks them.
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from bench.errors import UserError
 from bench.report import catalog
 
 DEFAULT_PATH = Path(__file__).resolve().parents[2] / "results" / "published.csv"
@@ -31,22 +33,46 @@ class Published:
     setting: str
 
 
-@lru_cache(maxsize=8)
+CHOICES = {
+    "comparable": ("yes", "no", "protocol_differs"),
+    "direction": ("lower", "higher"),
+    "spread_kind": ("", "sd", "se", "pm"),
+}
+"""What a verdict reads of a row; docs/reproduction.md says what it means."""
+
+
 def rows(path: Path = DEFAULT_PATH) -> tuple[dict[str, str], ...]:
     """The comparable rows of the file; none where the file is absent (an installed wheel may lack it)."""
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as handle:
-        return tuple(row for row in csv.DictReader(handle) if row["comparable"].strip() == "yes")
+    return tuple(row for row in by_id(path).values() if row["comparable"] == "yes")
 
 
 @lru_cache(maxsize=8)
 def by_id(path: Path = DEFAULT_PATH) -> dict[str, dict[str, str]]:
-    """All rows of the file by id, those that are not comparable among them; empty where the file is absent."""
+    """All rows of the file by id, those that are not comparable among them; empty where the file is absent.
+
+    Raises:
+        UserError: a value that a verdict would misread.
+    """
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as handle:
-        return {row["id"]: row for row in csv.DictReader(handle)}
+        found = {row["id"]: row for row in csv.DictReader(handle)}
+    for identifier, row in found.items():
+        for column, choices in CHOICES.items():
+            if row[column] not in choices:
+                known = ", ".join(choice or "nothing" for choice in choices)
+                raise UserError(f"{path}: {identifier} has {column} {row[column]!r}", f"choose from: {known}")
+        for column in ("value", "spread", "n_runs"):
+            if not _is_number(row[column], empty=column != "value"):
+                raise UserError(f"{path}: {identifier} has {column} {row[column]!r}", "give a number, as printed")
+    return found
+
+
+def _is_number(text: str, *, empty: bool) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return empty and not text
 
 
 def find(method: str, target: str, metric: str, path: Path | None = None) -> tuple[Published, ...]:

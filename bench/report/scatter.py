@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+from bench.errors import UserError
 from bench.noise import generator
 from bench.report import catalog
 from bench.report.figures import INK, STYLE, panels, to_svg
@@ -81,7 +82,7 @@ def _target(section: Section) -> tuple[Target | None, str]:
         return None, f"{name} is not registered"
     try:
         return catalog.build_target(section.problem.config).original(), ""
-    except (AssertionError, OSError, RuntimeError, TypeError, ValueError, Unsupported) as error:
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError, Unsupported, UserError) as error:
         # records outlive code: a parameter may have been renamed since, and the table must still be printed
         return None, f"{name} cannot be built from its record ({type(error).__name__})"
 

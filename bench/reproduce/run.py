@@ -175,7 +175,7 @@ def measure(planned: Sequence[Planned], store: Store, tell: Tell) -> None:
         names = list(dict.fromkeys(metrics))
         records = finished(config, store, config.seeds).values()
         lacking = [record for record in records if _lacks(record, names)]
-        _, without = add_metrics(store, lacking, names, tell=tell) if lacking else (0, 0)
+        _, without = add_metrics(store, lacking, names, device=config.device, tell=tell) if lacking else (0, 0)
         if without:
             tell(
                 f"{config.method['name']} x {config.target['name']}: {without} runs lack {', '.join(names)} and their "

@@ -12,7 +12,7 @@ from typing import Any
 from bench import claims
 from bench.errors import UserError
 from bench.launch.estimate import describe_cost
-from bench.launch.group import make_groups
+from bench.launch.group import make_groups, require_work
 from bench.launch.manifest import Manifest, manifests
 from bench.launch.queue import silence
 from bench.launch.site import Site
@@ -64,8 +64,9 @@ def submit_sweep(
         groups = make_groups(longest_first(left, paces), todo, options["seeds"])
         jobs = -(-len(groups) // options["pack"])
         arrays = -(-jobs // site.max_array)
-        side = options["tasks_per_gpu"] * max(site.gpus, 1)
-        cost = describe_cost(groups, paces, gpus=site.gpus, side_by_side=side)
+        side = site.tasks(options["tasks_per_gpu"]) * site.nodes
+        require_work(groups, options["pack"], side)
+        cost = describe_cost(groups, paces, gpus=site.gpus * site.nodes, side_by_side=side)
         tell(f"{len(groups)} batched runs in {jobs} jobs, {arrays} array{'s' * (arrays > 1)}; {cost}")
         if dry_run:
             for group in groups:

@@ -40,6 +40,7 @@ def page(comparison: Comparison, rows: tuple[Quoted, ...], title: str, stamp: st
             pages=pages,
             notes=comparison.notes,
             reading=render.READING,
+            place=render.place,
             rank_rule=RANK_RULE,
             apart=render.APART,
             cost=render.costs(comparison),

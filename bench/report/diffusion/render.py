@@ -15,10 +15,10 @@ from bench.report.terminal import Grid, align
 from bench.stats import RANK_RULE
 
 READING = (
-    "Mean over seeds ± half of the 95 % bootstrap interval; in parentheses the rank within column and NFE, or that "
-    "there is one seed only, which is not ranked. A trained sampler has one row per setting; a letter stands for a "
-    "setting written out below. Of a solver, `best of n` shows the best of all n settings on record, chosen per column "
-    "by the very values shown, which favours it."
+    "Mean over seeds ± half of the 95 % bootstrap interval; in parentheses the rank within column and NFE, where a "
+    "sampler alone has none, or that there is one seed only, which is not ranked. A trained sampler has one row per "
+    "setting; a letter stands for a setting written out below. Of a solver, `best of n` shows the best of all n "
+    "settings on record, chosen per column by the very values shown, which favours it."
 )
 APART = (
     "Other teachers, references, sample counts and often feature networks than ours, and than each other's: never "
@@ -51,9 +51,15 @@ def text(cell: Cell | None) -> str:
     row = cell.row
     if row.summary is None:
         return f"- {cells.failed(row) or row.reason}"
-    unranked = "most seeds lost" if row.lost else "1 seed"
-    mark = (unranked if cell.rank is None else f"{cell.rank}") + ("†" if row.failures else "")
-    return " ".join(filter(None, (f"{cells.value(row)} ({mark})", cells.failed(row), cell.setting)))
+    mark = f"({place(cell)})" if place(cell) else ""
+    return " ".join(filter(None, (cells.value(row), mark, cells.failed(row), cell.setting)))
+
+
+def place(cell: Cell) -> str:
+    """The rank, or why a value that others are beside has none; empty where there is nothing to rank."""
+    if cell.rank is not None:
+        return f"{cell.rank}" + ("†" if cell.row.failures else "")
+    return "most seeds lost" if cell.row.lost else "1 seed" if len(cell.row.values) == 1 else ""
 
 
 def costs(comparison: Comparison) -> Grid:

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import targets
 from bench.errors import UserError
 from targets.base import Unsupported
 
-FOLDER = Path(targets.__file__).parent / "reference"
+FOLDER = Path(__file__).parent / "reference"
 SCHEMA = 1
 
 

@@ -65,17 +65,21 @@ def add_metrics(
             try:
                 values = load_parameters(store.parameters, record["run_id"], record["parameters_sha256"])
             except UserError as error:
-                tell(f"{record['run_id']}  passed over: {error}")
+                tell(f"{record['run_id']}  passed over: {_in_line(error)}")
                 values = None
             if values is None:
                 without += 1
                 continue
-            q = fits.of(record, values)
+            try:
+                q = fits.of(record, values)
+            except UserError as error:  # its data, its teacher or a library are not here
+                tell(f"{record['run_id']}  passed over: {_in_line(error)}")
+                continue
             metrics, protocols, skipped = evaluate(lacking, q)
-            if metrics or any(record["skipped_metrics"].get(name) != reason for name, reason in skipped.items()):
+            if metrics:
                 store.put(_merged(record, metrics, protocols, skipped, device))
                 added += 1
-                tell(_told(record, metrics, skipped))
+            tell(_told(record, metrics, skipped))
     return added, without
 
 
@@ -114,8 +118,12 @@ def _passed_over(record: Record, store: Store) -> str:
     try:
         Config.of_record(record, str(store.root))
     except UserError as error:  # made with another version of its method or target
-        return str(error).replace("\n  -> ", "; ")
+        return _in_line(error)
     return ""
+
+
+def _in_line(error: UserError) -> str:
+    return str(error).replace("\n  -> ", "; ")
 
 
 def _told(record: Record, metrics: dict[str, Any], skipped: dict[str, str]) -> str:

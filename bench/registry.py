@@ -134,7 +134,8 @@ def _import_file(path: Path) -> None:
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"SIVIBENCH_PLUGINS names {path}, which is not a Python file", "give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     before = {kind: dict(known) for kind, known in _ENTRIES.items()}

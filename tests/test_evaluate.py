@@ -132,3 +132,18 @@ def test_one_failing_metric_costs_only_itself(monkeypatch, tmp_path):
     (record,) = execute(compose(settings))
     assert record["status"] == "done" and "sliced_w1" in record["metrics"]
     assert record["skipped_metrics"] == {"mmd": "failed: ArithmeticError: singular"}
+
+
+def test_what_gains_no_value_is_told_and_not_written(store, monkeypatch):
+    before = {path: path.read_bytes() for path in store.files()}
+    lines: list[str] = []
+    assert add_metrics(store, store.records(), ["fd_digits"], tell=lines.append) == (0, 0)
+    assert all("no value" in line for line in lines) and len(lines) == 2
+    monkeypatch.setattr("bench.evaluate._build", lambda *_: _refuse())
+    assert add_metrics(store, store.records(), ["sliced_w1"], tell=lines.append) == (0, 0)
+    assert "passed over: no teacher here; make one" in lines[-1]
+    assert {path: path.read_bytes() for path in store.files()} == before
+
+
+def _refuse():
+    raise UserError("no teacher here", "make one")

@@ -105,6 +105,12 @@ def test_a_plugin_path_that_is_no_file_says_so(monkeypatch):
         registry.discover()
 
 
+def test_a_plugin_that_is_no_python_says_so(tmp_path):
+    (tmp_path / "README.md").write_text("# not code")
+    with pytest.raises(UserError, match="not a Python file"):
+        registry._import_file(tmp_path / "README.md")
+
+
 def test_plugins_of_one_name_in_two_folders_are_both_loaded(tmp_path, stub_registry):
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()

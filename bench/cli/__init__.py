@@ -1,7 +1,7 @@
 """The command line; nothing else parses arguments.
 
 Exit codes: 0 all is well; 1 a run failed or a record is unreadable; 2 the command cannot be carried out as given;
-130 interrupted.
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from bench.errors import RunFailed, UserError
+from bench.fit.interrupt import Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"sivibench: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"sivibench: {stop}; finished runs and a checkpoint are kept, repeat the command to continue",
+              file=sys.stderr)  # fmt: skip
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("sivibench: interrupted; finished runs are kept, repeat the command to continue", file=sys.stderr)
         return 130

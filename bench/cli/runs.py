@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from bench.cli.shared import describe, print_json, teller, to_stderr
 from bench.config import Config, compose
 from bench.config.overrides import parse, tuned_file
 from bench.errors import RunFailed
+from bench.fit.interrupt import listening
 from bench.fit.parallel import processes_of
 from bench.launch.options import refuse_options, require_slurm, split_options
 from bench.plan.expand import Sweep, sweep_of
@@ -30,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     if processes_of(config).first:
         to_stderr(headline(config))
     try:
-        records = execute(config, retry=args.retry, progress=to_stderr)
+        with listening(signal.SIGINT, signal.SIGTERM):
+            records = execute(config, retry=args.retry, progress=to_stderr)
     except RunFailed:
         if args.json:
             print_json(list(finished(config, Store(config.results), config.seeds).values()))

@@ -30,7 +30,8 @@ _pending: int | None = None
 
 @contextmanager
 def listening(*numbers: signal.Signals) -> Iterator[None]:
-    """Within the block these signals raise ``Interrupted``; main thread only."""
+    """Within the block these signals raise ``Interrupted``, a second Ctrl-C ``KeyboardInterrupt`` at once; main thread
+    only."""
     global _pending
     before = {number: signal.signal(number, _handle) for number in numbers}
     try:
@@ -74,5 +75,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     global _pending
     if _depth == 0:
         raise Interrupted(number)
+    if number == _pending == signal.SIGINT:  # an iteration, or compiling one, may take longer than patience
+        raise KeyboardInterrupt
     # SLURM warns by SIGUSR2 and then sends SIGTERM: the first one says why.
     _pending = number if _pending is None else _pending

@@ -1,13 +1,17 @@
-"""The progress line: iterations per second, loss, members alive, elapsed and remaining; silent off a terminal."""
+"""The progress line: iterations per second, loss, members alive, elapsed and remaining; off a terminal one a minute."""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from statistics import fmean
 
 from torch import Tensor
 from tqdm import tqdm
+
+QUIET = 60.0
+"""Seconds between two lines where there is no terminal."""
 
 
 class Progress:
@@ -15,16 +19,19 @@ class Progress:
 
     Args:
         total: iterations of the run.
-        show: True, False, or None for "only on a terminal".
+        show: True, False, or None for a bar on a terminal and now and then a line elsewhere.
         label: what is fitted.
     """
 
     def __init__(self, total: int, *, show: bool | None = None, label: str = "") -> None:
+        self.total, self.label = total, label
+        self.tells, self.told = show is None, time.monotonic()
         visible = sys.stderr.isatty() if show is None else show
         self.bar = tqdm(total=total, desc=label, unit="it", disable=not visible, dynamic_ncols=True, file=sys.stderr)
 
     def update(self, step: int, losses: dict[str, list[list[float]]], alive: Tensor) -> None:
         if self.bar.disable:
+            self._tell(step)
             return
         self.bar.update(step - self.bar.n)
         shown = {}
@@ -34,6 +41,12 @@ class Progress:
         if not bool(alive.all()):
             shown["diverged"] = f"{int((~alive).sum())}/{len(alive)}"
         self.bar.set_postfix(shown, refresh=False)
+
+    def _tell(self, step: int) -> None:
+        now = time.monotonic()
+        if self.tells and now - self.told >= QUIET:
+            self.told = now
+            print(f"{self.label}: {step} of {self.total} iterations", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.bar.close()

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.fit.interrupt import Interrupted, listening
 from bench.plan.cells import Cell
 from bench.run import Retry, execute
 from bench.status import FAILED
 from bench.store import Record
+
+TIME_TO_SAVE = 20
+"""Seconds that children have to end their iteration and write a checkpoint before they are killed."""
 
 Task = Callable[..., list[Record]]
 """``bench.run.execute``, or what a test puts in its place; must be importable, as it is sent by name."""
@@ -55,7 +59,7 @@ def run_cells(
 ) -> Generator[Result, None, None]:
     """Run cells, at most ``jobs`` at once, and yield each result as it comes.
 
-    Leaving the iteration early (Ctrl-C) interrupts the children, which then release their claims.
+    Leaving the iteration early (Ctrl-C) interrupts the children, which then save and release their claims.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.sweep.preload"])
@@ -81,7 +85,8 @@ def run_here(cells: Sequence[Cell], *, retry: Retry, task: Task = execute) -> Ge
     for cell in cells:
         start, records, error = time.monotonic(), list[Record](), None
         try:
-            records = task(cell.config, retry=retry)
+            with listening(signal.SIGINT, signal.SIGTERM):
+                records = task(cell.config, retry=retry)
         except UserError as problem:
             error = str(problem)
         yield _result(cell, records, time.monotonic() - start, error)
@@ -121,7 +126,7 @@ def _ended(child: _Child) -> Result:
 def _stop(processes: list[BaseProcess]) -> None:
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIME_TO_SAVE
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
@@ -132,21 +137,17 @@ def _child_main(task: Task, config: Any, retry: Retry, log: Path, sender: Connec
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        records = task(config, retry=retry)
+        with listening(signal.SIGINT, signal.SIGTERM):
+            records = task(config, retry=retry)
     except UserError as error:
         sender.send(([], str(error)[:4000]))
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         sys.exit(130)
     else:
         kept = ("seed", "status", "created", "cost")  # the rest is on disk
         sender.send(([{key: record[key] for key in kept if key in record} for record in records], None))
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _die_with_parent() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from bench.cost import fit_time
 from bench.errors import UserError
+from bench.fit.interrupt import Interrupted
 from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, meaningless, split_options
 from bench.launch.site import load_site
@@ -187,7 +188,7 @@ def _run(cells: list[Cell], jobs: int, retry: Retry, plan: Plan, tell: Tell, tas
             )
             if result.error:
                 tell("    " + result.error.replace("\n", "\n    "))
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         children.close()
         tell(f"interrupted: {len(done)} of {len(cells)} cells finished; repeat the command to continue")
         raise

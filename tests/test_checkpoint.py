@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import tracemalloc
 
 import pytest
 import torch
 
+from bench.cli import main
 from bench.errors import UserError
 from bench.fit.checkpoint import Checkpoint, covering, saved_groups, split_by_group
+from bench.fit.progress import Progress
+from bench.store import Store
 
 CPU = torch.device("cpu")
 PAYLOAD = {"state": {"theta": torch.arange(60.0)}, "plain": {"losses": {"q": [[0.5, float("inf")]]}, "attempts": 1}}
@@ -109,3 +113,18 @@ def test_seeds_are_split_by_the_groups_they_were_saved_in(saved, asked, parts, t
     assert sorted(found) == sorted(parts)
     for part in found:  # what the engine then continues holds the whole part
         assert set(part) <= set(covering(tmp_path, "test", part).seeds)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys, number, code):
+    arguments = ["run", "method=meanfield", "target=banana", "seeds=1", "train.iterations=300", "eval.metrics=[]"]
+    arguments += ["--results", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", lambda *state: os.kill(os.getpid(), number))
+        assert main(arguments) == code
+    assert f"stopped by {number.name}; finished runs and a checkpoint are kept" in capsys.readouterr().err
+    store = Store(tmp_path)
+    assert store.files() == [] and len(list((store.artifacts / "checkpoints").glob("*.pt"))) == 1
+    assert main(arguments) == 0
+    (record,) = store.records()
+    assert (record["status"], record["cost"]["attempts"]) == ("done", 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 import bench.cli.runs
 from bench.cli import main
 from bench.config import compose
-from bench.fit.progress import Progress
 from bench.run import execute
 from bench.store import Store
 from stubs import PAIR, fit_done, fit_raises, record_of
@@ -193,18 +191,3 @@ def test_a_closed_pipe_is_no_traceback(results):
         text=True,
     )
     assert done.returncode in (0, 141) and done.stderr == ""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys, number, code):
-    arguments = ["run", "method=meanfield", "target=banana", "seeds=1", "train.iterations=300", "eval.metrics=[]"]
-    arguments += ["--results", str(tmp_path)]
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "update", lambda *state: os.kill(os.getpid(), number))
-        assert main(arguments) == code
-    assert f"stopped by {number.name}; finished runs and a checkpoint are kept" in capsys.readouterr().err
-    store = Store(tmp_path)
-    assert store.files() == [] and len(list((store.artifacts / "checkpoints").glob("*.pt"))) == 1
-    assert main(arguments) == 0
-    (record,) = store.records()
-    assert (record["status"], record["cost"]["attempts"]) == ("done", 2)

@@ -9,6 +9,7 @@ import pytest
 from bench import claims
 from bench.check import check_store
 from bench.config import Config, compose
+from bench.errors import UserError
 from bench.evaluate import add_metrics, missing
 from bench.metrics.base import Metric
 from bench.registry import get

@@ -218,7 +218,7 @@ def test_the_report_holds_the_records_of_the_sweep_only(write, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     seen = {}
 
-    def write_report(records, folder, title, left_out):
+    def write_report(records, folder, title, about):
         seen.update(records=records, folder=folder, title=title)
         return {"html": folder / "report.html"}
 

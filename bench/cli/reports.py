@@ -12,7 +12,8 @@ from bench import registry
 from bench.cli.shared import print_json, records_of, store_of
 from bench.errors import UserError
 from bench.files import explain_os_error
-from bench.plan.expand import left_out
+from bench.plan.expand import sweeps_of
+from bench.report.table import About
 
 
 def report(args: argparse.Namespace) -> int:
@@ -49,9 +50,11 @@ def _renderers(args: argparse.Namespace) -> tuple[Callable[..., Any], Callable[.
             raise UserError("--metric without a report that asks for it", "sivibench report diffusion --metric ...")
         from bench import report
 
-        why = left_out(store_of(args).root)
+        sweeps = sweeps_of(store_of(args).root)
+        notes = tuple(text for sweep in sweeps for text in (sweep.title, *sweep.notes))
+        about = About(notes, {pair: why for sweep in sweeps for pair, why in sweep.exclude.items()})
         functions = (report.as_json, report.render_terminal, report.write_report)
-        return tuple(partial(function, left_out=why) for function in functions)  # type: ignore[return-value]
+        return tuple(partial(function, about=about) for function in functions)  # type: ignore[return-value]
     from bench.report import diffusion
 
     for name in args.metric:

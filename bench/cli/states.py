@@ -103,6 +103,9 @@ def table(counted: Sequence[dict[str, Any]]) -> list[str]:
     for row in counted:
         pair = f"{row['method']} x {row['target']}"
         lines.append(f"{pair:{wide}}  " + "  ".join(f"{row[state] or '-':>8}" for state in STATES))
+    if len(counted) > 1:
+        total = {state: sum(row[state] for row in counted) for state in STATES}
+        lines.append(f"{'all':{wide}}  " + "  ".join(f"{total[state] or '-':>8}" for state in STATES))
     return lines
 
 

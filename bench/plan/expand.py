@@ -31,6 +31,7 @@ class Sweep:
             lines say about the same method and target.
         exclude: patterns ``method/target`` (shell wildcards) of cells to leave out, and why; reports say it.
         results: results folder of this sweep, or None for the usual one.
+        notes: how to read its tables; reports begin with them.
         report: whether a report is written at the end.
         replace: False: later lines add to what earlier lines say about the same method and target instead.
     """
@@ -40,6 +41,7 @@ class Sweep:
     overrides: list[str]
     exclude: dict[str, str] = field(default_factory=dict)
     results: str | None = None
+    notes: list[str] = field(default_factory=list)
     report: bool = False
     replace: bool = True
 
@@ -60,7 +62,7 @@ def load_sweep(name: str) -> Sweep:
         merged = OmegaConf.merge(OmegaConf.structured(Sweep(path.stem, "", [])), values)
         sweep = OmegaConf.to_object(merged)
     except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:  # ValueError: it is no text
-        keys = "title, overrides, exclude, results, report, replace"
+        keys = "title, overrides, exclude, results, notes, report, replace"
         raise UserError(
             f"cannot read the sweep {path}: {str(error).splitlines()[0]}",
             f"keys are: {keys}; exclude is a mapping, {{method/target: why}}",
@@ -79,15 +81,14 @@ def load_sweep(name: str) -> Sweep:
     return sweep
 
 
-def left_out(results: Path) -> dict[str, str]:
-    """What the sweeps of conf/sweep leave out that write into this results folder: pattern -> why.
+def sweeps_of(results: Path) -> list[Sweep]:
+    """The sweeps of conf/sweep that write into this results folder.
 
     Raises:
         UserError: one of the sweeps cannot be read.
     """
     sweeps = [load_sweep(path.stem) for path in sorted((CONF / "sweep").glob("*.yaml"))]
-    of_folder = [sweep for sweep in sweeps if sweep.results and Path(sweep.results).resolve() == results.resolve()]
-    return {pattern: why for sweep in of_folder for pattern, why in sweep.exclude.items()}
+    return [sweep for sweep in sweeps if sweep.results and Path(sweep.results).resolve() == results.resolve()]
 
 
 def sweep_of(lines: Sequence[str]) -> Sweep:

@@ -5,16 +5,16 @@ The same records give the same bytes, in whatever order they come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.report.pages import make_stamp, write_pages
-from bench.report.table import NOTHING, build
+from bench.report.table import NOTHING, About, build
 
 
-def render_terminal(records: Sequence[dict[str, Any]], left_out: Mapping[str, str] = NOTHING) -> str:
-    """Plain-text tables of run records (docs/record.md); ``left_out`` as ``table.build`` takes it.
+def render_terminal(records: Sequence[dict[str, Any]], about: About = NOTHING) -> str:
+    """Plain-text tables of run records (docs/record.md); ``about`` the sweep they belong to.
 
     Raises:
         UserError: two different records claim the same run.
@@ -22,19 +22,19 @@ def render_terminal(records: Sequence[dict[str, Any]], left_out: Mapping[str, st
     from bench.report import terminal
     from bench.report.overview import overview
 
-    tables = build(records, left_out)
+    tables = build(records, about)
     return terminal.render(tables, overview(tables))
 
 
-def as_json(records: Sequence[dict[str, Any]], left_out: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+def as_json(records: Sequence[dict[str, Any]], about: About = NOTHING) -> dict[str, Any]:
     """The tables as JSON-serialisable data."""
     from bench.report.export import as_data
 
-    return as_data(build(records, left_out))
+    return as_data(build(records, about))
 
 
 def write_report(
-    records: Sequence[dict[str, Any]], folder: Path, title: str, left_out: Mapping[str, str] = NOTHING
+    records: Sequence[dict[str, Any]], folder: Path, title: str, about: About = NOTHING
 ) -> dict[str, Path]:
     """Write ``report.html``, ``report.md`` and ``report.tex`` into ``folder``; returns {"html": path, ...}.
 
@@ -49,7 +49,7 @@ def write_report(
         from bench.report import html, latex, markdown
         from bench.report.overview import overview
 
-        tables = build(records, left_out)
+        tables = build(records, about)
         matrix = overview(tables)
         return {
             "html": html.render(tables, matrix, title, stamp),
@@ -57,5 +57,5 @@ def write_report(
             "tex": latex.render(matrix),
         }
 
-    stamp = make_stamp(records, title, *(f"{pattern}: {why}" for pattern, why in left_out.items()))
+    stamp = make_stamp(records, title, *about.notes, *(f"{pair}: {why}" for pair, why in about.left_out.items()))
     return write_pages(folder, "report", stamp, texts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from bench.report.commands import command
 from bench.report.groups import Record
-from bench.report.overview import Overview
+from bench.report.overview import ORDER, Overview
 from bench.report.summary import provenance
 from bench.report.table import Tables
 from bench.report.terminal import Grid, board_grid, describe, overview_grid, published_notes
@@ -16,12 +16,13 @@ from bench.stats import RANK_RULE
 
 def render(tables: Tables, matrix: Overview, title: str) -> str:
     """The whole report as Markdown."""
-    lines = [f"# {escape(title)}", ""]
+    lines = [f"# {escape(title)}", "", *(f"{escape(line)}  " for line in tables.heading), ""]
     lines += [f"- {name}: {escape(text)}" for name, text in [*provenance(tables.records).lines(), *tables.notes]]
     if matrix.columns:
         lines += ["", "## Overview", "", "Headline metric of each target: mean ± half interval (rank).", ""]
         lines += pipe_table(overview_grid(matrix))
-        lines += ["", RANK_RULE, "", "† ranked on the seeds that finished."]
+        lines += ["", *(f"[{number}] {escape(reason)}  " for number, reason in enumerate(matrix.reasons, 1))]
+        lines += ["", ORDER, "", RANK_RULE, "", "† ranked on the seeds that finished."]
     for section in tables.sections:
         lines += ["", f"## {escape(section.problem.label)}"]
         for board in section.boards:
@@ -29,7 +30,7 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
             if board.protocol_id:
                 lines += [f"Protocol `{board.protocol_id}`.", ""]
             lines += pipe_table(board_grid(board))
-            notes = published_notes(board)
+            notes = [*board.absent, *published_notes(board)]
             lines += ([""] if notes else []) + [f"- {escape(note)}" for note in notes]
     if tables.sections:
         lines += ["", "## Protocols", ""]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from types import MappingProxyType
 from typing import Any
 
 from bench import stats
@@ -14,7 +13,21 @@ from bench.report import catalog, published
 from bench.report.groups import Group, Problem, Record, differing, flatten, group, nfe_of, ordered
 from bench.report.values import collect
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+
+@dataclass(frozen=True)
+class About:
+    """What a sweep says of its tables and no record does.
+
+    Attributes:
+        notes: how to read them; they stand first.
+        left_out: why pairs without a run have none, by patterns ``method/target``.
+    """
+
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = About()
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,20 @@ class Board:
     rows: tuple[Row, ...]
 
     @property
+    def present(self) -> tuple[Row, ...]:
+        """The rows of methods that have runs here."""
+        return tuple(row for row in self.rows if row.config_id)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Methods of other problems that have no run here, a line per reason: ``not run: iaf, maf``."""
+        by_reason: dict[str, list[str]] = {}
+        for row in self.rows:
+            if not row.config_id:
+                by_reason.setdefault(row.reason, []).append(row.label)
+        return tuple(f"{reason}: {', '.join(methods)}" for reason, methods in sorted(by_reason.items()))
+
+    @property
     def title(self) -> str:
         return f"{self.metric} [protocol {self.protocol_id}]" if self.distinct else self.metric
 
@@ -92,6 +119,8 @@ class Tables:
     records: tuple[Record, ...] = field(compare=False)
     few_step: int = 0
     """Runs of few-step samplers left to their own report, where they stand by network evaluations."""
+    heading: tuple[str, ...] = ()
+    """How to read them, before everything else."""
 
     @property
     def notes(self) -> list[tuple[str, str]]:
@@ -104,14 +133,14 @@ class Tables:
         return [few_step] * (self.few_step > 0) + [("time/seed", times)]
 
 
-def build(records: Sequence[Record], left_out: Mapping[str, str] = NOTHING) -> Tables:
+def build(records: Sequence[Record], about: About = NOTHING) -> Tables:
     """The tables of a list of run records, independent of their order.
 
     Samplers with a number of network evaluations are not ranked beside the others: one at NFE 100 says nothing
     about one at NFE 2.  Where there are only such samplers they are shown.
 
     Args:
-        left_out: why pairs without a run have none, by patterns ``method/target``.
+        about: of the sweep they belong to.
 
     Raises:
         UserError: two different records claim the same run.
@@ -123,10 +152,10 @@ def build(records: Sequence[Record], left_out: Mapping[str, str] = NOTHING) -> T
     sections = []
     for problem in problems:
         members = tuple(g for g in groups if g.problem == problem)
-        absent = [_absent(m, problem, left_out) for m in methods if m not in {g.method for g in members}]
+        absent = [_absent(m, problem, about.left_out) for m in methods if m not in {g.method for g in members}]
         boards = tuple(board for metric in _metrics(problem, members) for board in _boards(metric, members, absent))
         sections.append(Section(problem, boards, members))
-    return Tables(tuple(sections), tuple(ordered(kept)), len(records) - len(kept))
+    return Tables(tuple(sections), tuple(ordered(kept)), len(records) - len(kept), about.notes)
 
 
 def _metrics(problem: Problem, groups: tuple[Group, ...]) -> list[str]:

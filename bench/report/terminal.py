@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.report import cells
 from bench.report.groups import setting
-from bench.report.overview import Overview
+from bench.report.overview import ORDER, Overview
 from bench.report.table import Board, Row, Tables
 from bench.stats import RANK_RULE
 
@@ -17,12 +17,15 @@ def render(tables: Tables, matrix: Overview) -> str:
     """Overview, then every board."""
     if not tables.sections:
         return "no records\n"
-    blocks = []
+    blocks = ["".join(f"{line}\n" for line in tables.heading)] if tables.heading else []
     if len(matrix.columns) > 1:
-        blocks.append("Overview: headline metric of each target, mean (rank)\n" + align(overview_grid(matrix)))
+        blocks.append(
+            f"Overview: headline metric of each target, mean (rank). {ORDER}\n{align(overview_grid(matrix))}"
+            + "".join(f"[{number}] {reason}\n" for number, reason in enumerate(matrix.reasons, 1))
+        )
     for section in tables.sections:
         for board in section.boards:
-            text = align(board_grid(board)) + "".join(f"{line}\n" for line in published_notes(board))
+            text = align(board_grid(board)) + "".join(f"{line}\n" for line in (*board.absent, *published_notes(board)))
             blocks.append(f"{section.problem.label} · {describe(board)}\n{text}")
     notes = "".join(f"{name}: {text}\n" for name, text in tables.notes)
     blocks.append(f"{RANK_RULE}\n† ranked on the seeds that finished.\n{notes}")
@@ -40,11 +43,11 @@ def describe(board: Board) -> str:
 
 
 def board_grid(board: Board) -> Grid:
-    """Header and rows of one board; columns nobody fills are left out."""
+    """Header and the rows of methods that have runs; columns nobody fills are left out."""
     head = ["rank", "method", "mean ± half", "95 % interval", "median", "seeds", "failed"]
     head += ["floor"] * board.has_floor + ["published"] * board.has_published
     head += ["time/seed", "evals/seed", "note"]
-    grid = [head] + [_board_row(board, row) for row in board.rows]
+    grid = [head] + [_board_row(board, row) for row in board.present]
     keep = [i for i, name in enumerate(head) if name not in ("failed", "note") or any(r[i] for r in grid[1:])]
     return [[row[i] for i in keep] for row in grid]
 
@@ -75,17 +78,18 @@ def overview_grid(matrix: Overview) -> Grid:
     grid = [head]
     for row in matrix.rows:
         mean_rank = "-" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
-        grid.append([row.label, *(overview_cell(cell) for cell in row.cells), mean_rank])
+        grid.append([row.label, *(overview_cell(cell, matrix.reasons) for cell in row.cells), mean_rank])
     return grid
 
 
-def overview_cell(cell: Row | None) -> str:
-    """``0.0123 ± 0.0004 (1)``, with failures; or why there is nothing."""
+def overview_cell(cell: Row | None, reasons: Sequence[str]) -> str:
+    """``0.0123 ± 0.0004 (1)``, with failures; or the number of the reason why there is nothing."""
     if cell is None:
         return "-"
     failures = cells.failed(cell)
     if cell.summary is None:
-        return "- " + (failures or cell.reason)
+        number = f"[{reasons.index(cell.reason) + 1}]" if cell.reason in reasons else ""
+        return f"- {failures or number}".rstrip()
     return f"{cells.value(cell)} ({cells.rank(cell)})" + (f" {failures}" if failures else "")
 
 

@@ -68,10 +68,11 @@ def summary_line(results: Iterable[Result]) -> str:
     for result in results:
         total.update(progress(result.table, result.cells))
     return (
+        f"{total['measured']} of {total['cells']} cells are measured; "
         f"of {total['judged']} comparable cells with a full-budget run {total['agree']} agree "
         f"({total['agree_but_differ']} by a spread only: the means differ), {total['better']} are better, "
         f"{total['worse']} worse; {total['comparable'] - total['judged']} of {total['comparable']} comparable cells "
-        f"that the suite can run have none; {total['cells']} cells in all"
+        "that the suite can run have none"
     )
 
 
@@ -102,7 +103,9 @@ def _counts(results: Sequence[Result]) -> Grid:
     lines = [["table", *counted, "title"]]
     for result in results:
         count = progress(result.table, result.cells)
-        lines.append([result.table.name, *(str(count[key]) for key in counted), result.table.title])
+        differ = count["agree_but_differ"]
+        shown = {**count, "agree": f"{count['agree']}" + f" ({differ} by a spread only)" * bool(differ)}
+        lines.append([result.table.name, *(str(shown[key]) for key in counted), result.table.title])
     return lines
 
 

@@ -206,11 +206,12 @@ def split_seeds(cells: list[Cell], limit: int | None) -> list[Cell]:
 
 def _report(plan: Plan, tell: Tell) -> Path:
     from bench.report import write_report  # imported late: plotting libraries are slow to load
+    from bench.report.table import About
 
     records: list[Record] = []
     for cell in plan.cells:
         records += finished(cell.config, plan.store, cell.config.seeds).values()
     folder = plan.store.root if plan.sweep.results else plan.store.root / "reports" / plan.sweep.name
-    page = write_report(records, folder, plan.sweep.title, plan.sweep.exclude)["html"]
+    page = write_report(records, folder, plan.sweep.title, About(tuple(plan.sweep.notes), plan.sweep.exclude))["html"]
     tell(f"report: {page}")
     return page

@@ -15,11 +15,11 @@ from bench.report.terminal import Grid, align
 from bench.stats import RANK_RULE
 
 READING = (
-    "Mean over seeds ± half of the 95 % interval (bootstrap; Student's where that is wider, below 8 seeds: of two it is "
-    "very wide); in parentheses the rank within column and NFE, where a sampler alone has none, or that there is one "
-    "seed only, which is not ranked. A trained sampler has one row per setting; a letter stands for a setting written "
-    "out below. Of a solver, `best of n` shows the best of all n settings on record, chosen per column by the very "
-    "values shown, which favours it."
+    "Mean over seeds ± half of the 95 % interval (bootstrap; Student's where that is wider, below 8 seeds: of two it "
+    "is very wide); in parentheses the rank within column and NFE, where a sampler alone has none, or that there is "
+    "one seed only, which is not ranked. A trained sampler has one row per setting; a letter stands for a setting "
+    "written out below. Of a solver, `best of n` shows the best of all n settings on record, chosen per column by the "
+    "very values shown, which favours it."
 )
 APART = (
     "Other teachers, references, sample counts and often feature networks than ours, and than each other's: never "

@@ -41,6 +41,7 @@ CHOICES = {
 """What a verdict reads of a row; docs/reproduction.md says what it means."""
 
 
+@lru_cache(maxsize=8)
 def rows(path: Path = DEFAULT_PATH) -> tuple[dict[str, str], ...]:
     """The comparable rows of the file; none where the file is absent (an installed wheel may lack it)."""
     return tuple(row for row in by_id(path).values() if row["comparable"] == "yes")

@@ -180,11 +180,11 @@ def test_chunks_do_not_change_what_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert abs(whole[1] - parts[1]) < 0.02 and abs(whole[0] - parts[0]) < 0.02
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full"])
-def test_pairs_follow_the_conditional(covariance: str) -> None:
+@pytest.mark.parametrize("family", [{"log_var": -1.0}, {"covariance": "full", "entry": 0.4}], ids=["diagonal", "full"])
+def test_pairs_follow_the_conditional(family: dict) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method = SIVI(GaussianTarget(), noise_dim=2, hidden=(5,), covariance=covariance, entry=0.4, log_var=-1.0)
+        method = SIVI(GaussianTarget(), noise_dim=2, hidden=(5,), **family)
         with torch.no_grad():
             x, z = pairs(method, 40_000, DirectNoise(generator("pairs")))
             log_q = method.conditional(z).log_prob(x)

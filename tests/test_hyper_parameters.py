@@ -93,9 +93,11 @@ def test_levels_above_the_sampler_are_refused():
         make("cosim", grid="explicit", times=(0.0, 5.0), nfe=1, level_low=10.0)
 
 
-def test_a_singular_covariance_is_no_start():
+def test_a_full_covariance_starts_where_entry_says():
     with pytest.raises(UserError, match="singular"):
         make("sivi", covariance="full", entry=0.0)
+    with pytest.raises(UserError, match=r"method\.log_var with covariance=full"):
+        make("sivi", covariance="full", log_var=-1.0)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,12 @@ class TestSIVI:
         value, error = bounds[-1]
         assert abs(value - exact) < 4 * error + 0.01
 
-    @pytest.mark.parametrize("covariance", ["diagonal", "full"])
-    def test_log_q_equals_the_mixture_density_of_the_conditional(self, covariance):
+    @pytest.mark.parametrize(
+        "family", [{"log_var": -1.0}, {"covariance": "full", "entry": 0.4}], ids=["diagonal", "full"]
+    )
+    def test_log_q_equals_the_mixture_density_of_the_conditional(self, family):
         """The bound's pairwise density is the one that ``conditional`` declares."""
-        method = SIVI(Gaussian(), noise_dim=2, hidden=(5,), covariance=covariance, entry=0.4, log_var=-1.0)
+        method = SIVI(Gaussian(), noise_dim=2, hidden=(5,), **family)
         J, K = 3, 4
         x, log_q = method.bound(J, K, noise("density"))
         again = noise("density")

@@ -224,7 +224,8 @@ def test_arrays_are_cut_at_the_sites_maximum_and_a_sweep_is_cancelled(lab):
 def test_what_cannot_be_submitted_is_said_in_one_message(lab, site, environment, words):
     lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
     lab.change_site(**site)
-    done = lab.bench("sweep", lab.sweep, "launcher=slurm", f"site={lab.site}", **environment)
+    where = ["launcher=slurm", f"site={lab.site}", "launcher.pack=8"]
+    done = lab.bench("sweep", lab.sweep, *where, **environment)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     for word in words:
         assert word in done.stderr
@@ -234,7 +235,7 @@ def test_what_cannot_be_submitted_is_said_in_one_message(lab, site, environment,
 def test_jobs_that_slurm_takes_but_will_not_start_are_told(lab):
     lab.write("method=quick_a target=banana seeds=1 device=cpu tuned=none")
     lab.change_site(gpus_per_node=64, minutes=5)  # one process each: more than the CPUs of the partition's nodes
-    told = lab.submit()
+    told = lab.submit("launcher.pack=64")
     assert "will not start them (PartitionConfig)" in told and "gpus_per_node=64" in told
     lab.bench("cancel", lab.sweep)
 

@@ -75,10 +75,10 @@ def published_notes(board: Board) -> list[str]:
 def overview_grid(matrix: Overview) -> Grid:
     """Header and rows of the overview."""
     head = ["method", *(f"{b.problem.label}: {b.title}" for b in matrix.columns), "mean rank"]
-    grid = [head]
+    grid, reasons = [head], matrix.reasons
     for row in matrix.rows:
         mean_rank = "-" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
-        grid.append([row.label, *(overview_cell(cell, matrix.reasons) for cell in row.cells), mean_rank])
+        grid.append([row.label, *(overview_cell(cell, reasons) for cell in row.cells), mean_rank])
     return grid
 
 

@@ -20,6 +20,7 @@ from bench.fit.compiled import build
 from bench.fit.parallel import ALONE, Processes
 from bench.fit.program import Program, State
 from bench.fit.progress import Progress
+from bench.fit.stopwatch import Stopwatch
 from bench.fit.tape import Tape
 from methods.base import Method
 
@@ -114,48 +115,51 @@ def fit(
     loss_points = _points(iterations, LOSS_POINTS)
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
-    before, started, saved_at = run.seconds, time.perf_counter(), time.perf_counter()
+    stopwatch, saved_at = Stopwatch(run.seconds), time.monotonic()
     step, stop, alive = run.step, False, bool(run.state["alive"].any())
     with interrupt.held():
         # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
         while step < iterations and alive:
             if advance is None or moving != program.phase(step):
-                pause, moving = time.perf_counter(), program.phase(step)
-                advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
-                run.setup_seconds += time.perf_counter() - pause
-                started += time.perf_counter() - pause
-            end = min(tape.load(step), next(s for s in stops if s > step))
-            if processes.size > 1:
-                end = min(end, step + TOGETHER)
-            while True:
-                advance()
-                step += 1
-                # An iteration may be long, and the time to stop short; several processes stop at the same one.
-                if step == end or processes.size == 1 and interrupt.pending():
-                    break
+                moving = program.phase(step)
+                with stopwatch.apart() as block:
+                    advance = build(program, run.state, tape.tensors(), compile=compile, moving=moving)
+                run.setup_seconds += block.seconds
+            step = _chunk(advance, step, min(tape.load(step), next(s for s in stops if s > step)), processes)
             if step in loss_points:
                 _log_losses(run, step)
                 alive = bool(run.state["alive"].any())  # asked seldom: it waits for the device
             if step in curve_steps and curve_hook is not None:
-                pause = time.perf_counter()
                 run.curve_steps.append(step)
-                run.curve.append(curve_hook(step, run))
-                run.curve_seconds += time.perf_counter() - pause
-                started += time.perf_counter() - pause
-            run.seconds = before + time.perf_counter() - started
+                with stopwatch.apart() as block:
+                    run.curve.append(curve_hook(step, run))
+                run.curve_seconds += block.seconds
+            run.seconds = stopwatch.seconds
             progress.update(step, run.losses, run.state["alive"])
             if watch is not None:
                 watch(run)
             stop = processes.any(interrupt.pending(), program.device)
-            if checkpoint is not None and (stop or time.perf_counter() - saved_at >= checkpoint_seconds):
+            if checkpoint is not None and (stop or time.monotonic() - saved_at >= checkpoint_seconds):
                 save(run, checkpoint)
-                saved_at = time.perf_counter()
+                saved_at = time.monotonic()
             if stop:
                 break
     if processes.size > 1 and step < iterations and stop:  # another process was asked
         raise interrupt.Interrupted(signal.SIGTERM)
     progress.close()
     return run
+
+
+def _chunk(advance: Callable[[], None], step: int, end: int, processes: Processes) -> int:
+    """Iterate from ``step`` to ``end``, or to where a signal asks to stop; the step reached."""
+    if processes.size > 1:
+        end = min(end, step + TOGETHER)
+    while True:
+        advance()
+        step += 1
+        # An iteration may be long, and the time to stop short; several processes stop at the same one.
+        if step == end or processes.size == 1 and interrupt.pending():
+            return step
 
 
 def save(run: Fit, checkpoint: Checkpoint) -> None:

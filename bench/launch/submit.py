@@ -48,24 +48,46 @@ def submit(
     """
     check_slurm(site.partition)
     check_shared(site, store.root.resolve())
-    minutes = options["minutes"] or site.minutes
+    minutes = _minutes(options, site)
+    manifest = _manifest(sweep, overrides, new_folder(store, sweep.name), options)
+    setup = list(site.setup)
+    if options["snapshot"]:
+        setup += snapshot(store, manifest.git, manifest.dirty)
+    # Jobs may start elsewhere than here: a snapshot's, or those of a site whose set-up lines change the folder.
+    placed = [replace(g, config=replace(g.config, results=str(Path(g.config.results).resolve()))) for g in groups]
+    jobs = [
+        Job(part, manifest.folder, minutes, site.signal_seconds, options["timeouts"], manifest.git, manifest.source)
+        for part in pack(placed, options["pack"])
+    ]
+    before: str | None = None
+    for start in range(0, len(jobs), site.max_array):
+        part = jobs[start : start + site.max_array]
+        ids = _submit_array(part, manifest, site, setup, minutes, before)
+        manifest.jobs |= {
+            job_id: [group.as_dict() for group in job.groups] for job_id, job in zip(ids, part, strict=True)
+        }
+        manifest.save()  # after each array: what is submitted must be known even if the next one is refused
+        before = ids[0].partition("_")[0]
+        runs = sum(len(group.config.seeds) for job in part for group in job.groups)
+        at_once = f", {options['parallel']} at once" if options["parallel"] else ""
+        tell(f"submitted {runs} runs as {len(part)} jobs: {_span(ids)}{at_once}")
+    _warn_of_stuck(manifest, site, tell)
+    return manifest
+
+
+def _minutes(options: dict[str, Any], site: Site) -> int:
+    minutes: int = options["minutes"] or site.minutes
     if 60 * minutes <= site.signal_seconds:
         raise UserError(
             f"a time limit of {minutes} minutes leaves no time before the warning {site.signal_seconds} s ahead of it",
             "raise launcher.minutes, or lower signal_seconds in the site profile",
         )
-    folder = new_folder(store, sweep.name)
+    return minutes
+
+
+def _manifest(sweep: Sweep, overrides: Sequence[str], folder: Path, options: dict[str, Any]) -> Manifest:
     sha, dirty = git_state()
-    setup = list(site.setup)
-    if options["snapshot"]:
-        setup += snapshot(store, sha, dirty)
-    # Jobs may start elsewhere than here: a snapshot's, or those of a site whose set-up lines change the folder.
-    placed = [replace(g, config=replace(g.config, results=str(Path(g.config.results).resolve()))) for g in groups]
-    jobs = [
-        Job(part, str(folder), minutes, site.signal_seconds, options["timeouts"], sha, source_digest())
-        for part in pack(placed, options["pack"])
-    ]
-    manifest = Manifest(
+    return Manifest(
         sweep=sweep.name,
         lines=list(sweep.overrides),
         overrides=list(overrides),
@@ -81,20 +103,6 @@ def submit(
         results=sweep.results,
         replace=sweep.replace,
     )
-    before: str | None = None
-    for start in range(0, len(jobs), site.max_array):
-        part = jobs[start : start + site.max_array]
-        ids = _submit_array(part, folder, site, options, setup, minutes, before, sweep.name)
-        manifest.jobs |= {
-            job_id: [group.as_dict() for group in job.groups] for job_id, job in zip(ids, part, strict=True)
-        }
-        manifest.save()  # after each array: what is submitted must be known even if the next one is refused
-        before = ids[0].partition("_")[0]
-        runs = sum(len(group.config.seeds) for job in part for group in job.groups)
-        at_once = f", {options['parallel']} at once" if options["parallel"] else ""
-        tell(f"submitted {runs} runs as {len(part)} jobs: {_span(ids)}{at_once}")
-    _warn_of_stuck(manifest, site, tell)
-    return manifest
 
 
 def _warn_of_stuck(manifest: Manifest, site: Site, tell: Callable[[str], None]) -> None:
@@ -112,23 +120,17 @@ _SRUN = ["--kill-on-bad-exit=0", "--wait=0"]
 
 
 def _submit_array(
-    jobs: list[Job],
-    folder: Path,
-    site: Site,
-    options: dict[str, Any],
-    setup: list[str],
-    minutes: int,
-    before: str | None,
-    name: str,
+    jobs: list[Job], manifest: Manifest, site: Site, setup: list[str], minutes: int, before: str | None
 ) -> list[str]:
     import submitit
 
+    options = manifest.launcher
     python = f"{site.python or shlex.quote(sys.executable)} -u -m bench.launch.start"
     more: dict[str, Any] = {"requeue": True, **site.options}
     if before and options["parallel"]:  # each array has a limit of its own: only one of them may run
         more["dependency"] = f"afterany:{before}"
     parameters: dict[str, Any] = {
-        "name": f"sivibench-{name}",
+        "name": f"sivibench-{manifest.sweep}",
         "timeout_min": minutes,
         "nodes": site.nodes,
         "tasks_per_node": site.tasks(options["tasks_per_gpu"]),
@@ -150,7 +152,9 @@ def _submit_array(
         "slurm_gres": site.gres,
     }
     executor = submitit.AutoExecutor(
-        folder=folder / "log", cluster="slurm", slurm_python=f"{site.container} {python}" if site.container else python
+        folder=Path(manifest.folder) / "log",
+        cluster="slurm",
+        slurm_python=f"{site.container} {python}" if site.container else python,
     )
     executor.update_parameters(**parameters, **{key: value for key, value in optional.items() if value is not None})
     try:

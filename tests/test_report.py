@@ -18,8 +18,10 @@ from bench.metrics.base import Metric
 from bench.registry import Entry
 from bench.report import as_json, render_terminal, write_report
 from bench.report.groups import group
+from bench.report.overview import overview
 from bench.report.published import DEFAULT_PATH, find, rows
 from bench.report.table import About, build
+from bench.report.terminal import align, fold
 from methods.base import Method
 
 PROTOCOL = {"metric": "js_made_up", "version": 1, "bins": 64}
@@ -175,6 +177,46 @@ def test_what_is_measured_on_the_way_names_a_row_only_where_nothing_else_does(it
     records = fits("alpha", ALPHA, iterations=iterations[0]) + fits("alpha", GAMMA, iterations=iterations[1], points=0)
     (section,) = build(records).sections
     assert [row.label for row in section.boards[0].rows] == labels
+
+
+def configured(method, values, target="banana", iterations=100, **hyper_parameters):
+    """Records of a method of the registry with its defaults but for some hyper-parameters."""
+    records = fits(method, values, target=target, iterations=iterations)
+    for made in records:
+        made["config"]["method"] = {"name": method, **hyper_parameters}
+        made["config_id"] = f"{method}-{target}-{sorted(hyper_parameters.items())}-{iterations}"
+        made["run_id"] = f"{made['config_id']}-s{made['seed']}"
+    return records
+
+
+def test_the_overview_has_the_configuration_nearest_to_a_methods_settings_never_the_best():
+    tuned = compose(["method=ksivi", "target=banana"]).method
+    records = configured("ksivi", GAMMA, **tuned) + configured("ksivi", ALPHA, **tuned | {"lr": 0.5})
+    records += configured("ksivi", BETA, iterations=99, **tuned) + configured("ksivi", BETA) + configured("sivi", BETA)
+    records += configured("ksivi", BETA, target="student_uc")
+    matrix = overview(build(records))
+    rows = {row.label: row for row in matrix.rows}
+    assert set(rows) == {"ksivi", "sivi"}
+    stands = rows["ksivi"].cells[0]
+    assert stands.summary.mean == pytest.approx(np.mean(GAMMA)) and stands.rank == 2  # and not behind its own others
+    assert matrix.others[stands.config_id] == 3 and f"({stands.rank}) +3" in render_terminal(records)
+
+
+def test_the_overview_of_one_method_has_its_configurations():
+    records = [
+        made for target in ("banana", "student_uc") for lr in (0.1, 0.2)
+        for made in configured("ksivi", ALPHA, target=target, lr=lr)
+    ]  # fmt: skip
+    assert [row.label for row in overview(build(records)).rows] == ["ksivi (lr=0.1)", "ksivi (lr=0.2)"]
+
+
+def test_a_wide_overview_is_folded_without_losing_a_cell():
+    grid = [["method", *(f"target {i}" for i in range(9))], ["a", *"123456789"], ["b", *"-2-------"]]
+    parts = fold(grid, width=40)
+    assert len(parts) > 1 and all(len(line) <= 40 for part in parts for line in align(part).splitlines())
+    assert [cell for part in parts for cell in part[1][1:]] == list("123456789")
+    assert [row[0] for part in parts for row in part if "b" in row] == ["b"]  # only where it has something
+    assert fold(grid, width=200) == [grid]
 
 
 def test_configurations_of_a_target_are_separate_problems():

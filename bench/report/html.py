@@ -17,7 +17,7 @@ from bench.report.figures import palette
 from bench.report.gallery import gallery
 from bench.report.groups import Group, setting
 from bench.report.markdown import protocols
-from bench.report.overview import ORDER, Overview
+from bench.report.overview import Overview
 from bench.report.scatter import scatter
 from bench.report.summary import provenance
 from bench.report.table import Board, Row, Section, Tables
@@ -69,7 +69,6 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
         facts=[*provenance(tables.records).lines(), *tables.notes],
         matrix=matrix,
         heading=tables.heading,
-        order=ORDER,
         pages=pages,
         protocols=protocols(tables.records),
         rank_rule=RANK_RULE,

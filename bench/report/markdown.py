@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from bench.report.commands import command
 from bench.report.groups import Record
-from bench.report.overview import ORDER, Overview
+from bench.report.overview import Overview
 from bench.report.summary import provenance
 from bench.report.table import Tables
-from bench.report.terminal import Grid, board_grid, describe, overview_grid, published_notes
+from bench.report.terminal import Grid, board_grid, describe, overview_caption, overview_grid, published_notes
 from bench.stats import RANK_RULE
 
 
@@ -19,10 +19,17 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
     lines = [f"# {escape(title)}", "", *(f"{escape(line)}  " for line in tables.heading), ""]
     lines += [f"- {name}: {escape(text)}" for name, text in [*provenance(tables.records).lines(), *tables.notes]]
     if matrix.columns:
-        lines += ["", "## Overview", "", "Headline metric of each target: mean ± half interval (rank).", ""]
-        lines += pipe_table(overview_grid(matrix))
+        grid = overview_grid(matrix)
+        lines += ["", "## Overview", "", overview_caption(grid).capitalize(), "", *pipe_table(grid)]
         lines += ["", *(f"[{number}] {escape(reason)}  " for number, reason in enumerate(matrix.reasons, 1))]
-        lines += ["", ORDER, "", RANK_RULE, "", "† ranked on the seeds that finished."]
+        lines += [
+            "",
+            *(f"{note}  " for note in matrix.notes),
+            "",
+            RANK_RULE,
+            "",
+            "† ranked on the seeds that finished.",
+        ]
     for section in tables.sections:
         lines += ["", f"## {escape(section.problem.label)}"]
         for board in section.boards:

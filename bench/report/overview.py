@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from bench.report.table import Board, Row, Tables
+from bench.report import catalog
+from bench.report.standing import STANDING, standing
+from bench.report.table import NOT_RUN, Board, Row, Tables, ranks
 
-ORDER = (
+_ORDER = (
     "Methods ranked on at least half of the targets come first, by mean rank; mean ranks over different targets do not "
     "compare."
 )
@@ -25,33 +29,54 @@ class OverviewRow:
 
 @dataclass(frozen=True)
 class Overview:
-    """Columns are the headline boards, one per problem and protocol."""
+    """Columns are the headline boards, one per problem and protocol, of the rows that stand here and their ranks."""
 
     columns: tuple[Board, ...]
     rows: tuple[OverviewRow, ...]
+    notes: tuple[str, ...]
+    """How to read the order and the choice of rows."""
+    others: Mapping[str, int]
+    """config_id -> further configurations of its method on the same problem."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why cells are empty, each once, in the order of the rows; tables name them by number, from 1."""
+        """Why cells are empty but for ``NOT_RUN``, each once, as the rows come; tables name them by number, from 1."""
         empty = (cell for row in self.rows for cell in row.cells if cell is not None and cell.summary is None)
-        return tuple(dict.fromkeys(cell.reason for cell in empty if cell.reason and not cell.failures))
+        found = dict.fromkeys(cell.reason for cell in empty if cell.reason and not cell.failures)
+        return tuple(reason for reason in found if reason != NOT_RUN)
 
 
 def overview(tables: Tables) -> Overview:
     """The matrix of headline results.
 
-    Configurations that carry the same label share a row; a method with several configurations on one problem has a
-    row for each of them.  Rows are sorted as ``ORDER`` says.
+    A method has one row, its cell on a problem the configuration that stands for it (``STANDING``), ranked among those
+    of the others.  Where the records are of one method alone, configurations have the rows: those that carry the same
+    label share one.
     """
-    columns = tuple(
-        board for section in tables.sections for board in section.boards if board.metric == section.boards[0].metric
-    )
+    alone = len({group.method for section in tables.sections for group in section.groups}) == 1
+    columns, others = list[Board](), dict[str, int]()
+    for section in tables.sections:
+        boards = [board for board in section.boards if board.metric == section.boards[0].metric]
+        if not alone:
+            chosen = standing(section.groups)
+            boards = [_one_row_each(board, {group.config_id for group in chosen.values()}) for board in boards]
+            counts = Counter(group.method for group in section.groups)
+            others |= {group.config_id: counts[method] - 1 for method, group in chosen.items()}
+        columns += boards
     by_column = [{row.label: row for row in board.rows} for board in columns]
     configured = {row.label for board in columns for row in board.rows if row.config_id}
     rows = []
     for label in configured:
         cells = tuple(found.get(label) for found in by_column)
-        ranks = [cell.rank for cell in cells if cell is not None and cell.rank is not None]
-        rows.append(OverviewRow(label, cells, sum(ranks) / len(ranks) if ranks else None, len(ranks)))
+        found = [cell.rank for cell in cells if cell is not None and cell.rank is not None]
+        rows.append(OverviewRow(label, cells, sum(found) / len(found) if found else None, len(found)))
     rows.sort(key=lambda r: (2 * r.ranked < len(columns), r.mean_rank or math.inf, r.label))
-    return Overview(columns, tuple(rows))
+    notes = (_ORDER, STANDING) if any(others.values()) else (_ORDER,)
+    return Overview(tuple(columns), tuple(rows), notes, others)
+
+
+def _one_row_each(board: Board, chosen: Collection[str]) -> Board:
+    """The chosen configurations under the names of their methods, ranked anew, and the methods without a run."""
+    rows = [replace(row, label=row.method) for row in board.rows if row.config_id in chosen or not row.config_id]
+    found = ranks({row.label: row for row in rows}, catalog.metric_info(board.metric))
+    return replace(board, rows=tuple(replace(row, rank=found.get(row.label)) for row in rows))

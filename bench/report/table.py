@@ -29,6 +29,9 @@ class About:
 
 NOTHING = About()
 
+NOT_RUN = "not run"
+"""Why a row is empty where nobody gives another reason."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -233,7 +236,7 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
 
 def _absent(method: str, problem: Problem, left_out: Mapping[str, str]) -> Row:
     told = (why for pattern, why in left_out.items() if fnmatch(f"{method}/{problem.name}", pattern))
-    reason = catalog.unmet_needs(method, problem.name) or next(told, "not run")
+    reason = catalog.unmet_needs(method, problem.name) or next(told, NOT_RUN)
     return Row(method, method, "", None, {}, None, 0, {}, reason)
 
 

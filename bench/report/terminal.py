@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 from bench.report import cells
 from bench.report.groups import setting
-from bench.report.overview import ORDER, Overview
+from bench.report.overview import Overview
 from bench.report.table import Board, Row, Tables
 from bench.stats import RANK_RULE
 
 Grid = list[list[str]]
+
+WIDTH = 150
+"""Columns of text into which the overview is folded."""
+
+GAP = "  "
+
+EMPTY = "-"
+"""A method that was not run."""
 
 
 def render(tables: Tables, matrix: Overview) -> str:
@@ -19,9 +27,12 @@ def render(tables: Tables, matrix: Overview) -> str:
         return "no records\n"
     blocks = ["".join(f"{line}\n" for line in tables.heading)] if tables.heading else []
     if len(matrix.columns) > 1:
+        grid = overview_grid(matrix)
         blocks.append(
-            f"Overview: headline metric of each target, mean (rank). {ORDER}\n{align(overview_grid(matrix))}"
+            f"Overview: {overview_caption(grid)}\n"
+            + "\n".join(align(part) for part in fold(grid))
             + "".join(f"[{number}] {reason}\n" for number, reason in enumerate(matrix.reasons, 1))
+            + "".join(f"{note}\n" for note in matrix.notes)
         )
     for section in tables.sections:
         for board in section.boards:
@@ -72,29 +83,55 @@ def published_notes(board: Board) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def overview_caption(grid: Grid) -> str:
+    """What the cells of the overview are."""
+    absent = any(EMPTY in row for row in grid)
+    return "headline metric of each target, mean ± half interval (rank)" + f"; {EMPTY}: not run" * absent + "."
+
+
 def overview_grid(matrix: Overview) -> Grid:
     """Header and rows of the overview."""
     head = ["method", *(f"{b.problem.label}: {b.title}" for b in matrix.columns), "mean rank"]
     grid, reasons = [head], matrix.reasons
     for row in matrix.rows:
         mean_rank = "-" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
-        grid.append([row.label, *(overview_cell(cell, reasons) for cell in row.cells), mean_rank])
+        shown = (
+            overview_cell(cell, reasons, matrix.others.get(cell.config_id, 0) if cell else 0) for cell in row.cells
+        )
+        grid.append([row.label, *shown, mean_rank])
     return grid
 
 
-def overview_cell(cell: Row | None, reasons: Sequence[str]) -> str:
-    """``0.0123 ± 0.0004 (1)``, with failures; or the number of the reason why there is nothing."""
+def overview_cell(cell: Row | None, reasons: Sequence[str], others: int = 0) -> str:
+    """``0.0123 ± 0.0004 (1) +2``, with failures; or the number of the reason why there is nothing."""
     if cell is None:
-        return "-"
+        return EMPTY
     failures = cells.failed(cell)
+    more = f"+{others}" if others else ""
     if cell.summary is None:
         number = f"[{reasons.index(cell.reason) + 1}]" if cell.reason in reasons else ""
-        return f"- {failures or number}".rstrip()
-    return f"{cells.value(cell)} ({cells.rank(cell)})" + (f" {failures}" if failures else "")
+        return " ".join(filter(None, (EMPTY, failures or number, more)))
+    return " ".join(filter(None, (cells.value(cell), f"({cells.rank(cell)})", failures, more)))
+
+
+def fold(grid: Grid, width: int = WIDTH) -> list[Grid]:
+    """The grid in parts of at most ``width`` characters, where a column allows it.
+
+    Each part has the first column, and of the rows those with something in it.
+    """
+    widths = [max(len(row[i]) for row in grid) + len(GAP) for i in range(len(grid[0]))]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and widths[0] + sum(widths[i] for i in (*parts[-1], column)) - len(GAP) > width:
+            parts.append([])
+        parts[-1].append(column)
+    if len(parts) == 1:
+        return [grid]
+    return [[[row[0], *(row[i] for i in part)] for row in grid if any(row[i] != EMPTY for i in part)] for part in parts]
 
 
 def align(grid: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest cell, a rule under the header."""
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"
+    lines = [GAP.join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in grid]
+    return "\n".join([lines[0], GAP.join("-" * width for width in widths), *lines[1:]]) + "\n"

@@ -51,7 +51,7 @@ def _renderers(args: argparse.Namespace) -> tuple[Callable[..., Any], Callable[.
         from bench import report
 
         sweeps = sweeps_of(store_of(args).root)
-        notes = tuple(text for sweep in sweeps for text in (sweep.title, *sweep.notes))
+        notes = tuple(text for sweep in sweeps if sweep.notes for text in (sweep.title, *sweep.notes))
         about = About(notes, {pair: why for sweep in sweeps for pair, why in sweep.exclude.items()})
         functions = (report.as_json, report.render_terminal, report.write_report)
         return tuple(partial(function, about=about) for function in functions)  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from bench.report.markdown import protocols
 from bench.report.overview import Overview
 from bench.report.scatter import scatter
 from bench.report.summary import provenance
-from bench.report.table import Board, Row, Section, Tables
+from bench.report.table import NOT_RUN, Board, Row, Section, Tables
 from bench.stats import RANK_RULE
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,7 +47,7 @@ def make_environment() -> Environment:
     for function in ("value", "bounds", "median", "failed", "rank", "seeds", "seconds", "count", "number", "published",
                      "source"):  # fmt: skip
         environment.globals[function] = getattr(cells, function)
-    environment.globals |= {"shade": _shade, "setting": _distinct}
+    environment.globals |= {"shade": _shade, "setting": _distinct, "not_run": NOT_RUN}
     return environment
 
 

@@ -13,7 +13,7 @@ from bench.config import Config
 from bench.metrics.evaluate import build
 from bench.registry import entries
 from bench.report.values import Collected, collect
-from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
+from bench.reproduce.tables import RELATIVE_TIME, CellSpec
 from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed, tolerance
 from bench.store import Record
 
@@ -207,13 +207,14 @@ def _relative(number: Printed | None, reference: dict[str, str] | None) -> Print
     return Printed(number.value / float(reference["value"]), number.rounding / float(reference["value"]), None, False)
 
 
-def progress(table: PaperTable, cells: Sequence[Compared]) -> dict[str, int]:
-    """Counts for the summary: cells, those with values, and of those the suite runs and can compare the judged ones."""
+def progress(cells: Sequence[Compared]) -> dict[str, int]:
+    """Counts for the summary: cells that the suite runs, those with values, and of the comparable ones the judged."""
     able = [c for c in cells if not c.spec.absent and not c.spec.doubt]
     comparable = [c for c in able if c.published is not None and c.published.comparable]
     verdicts = Counter(c.verdict for c in comparable)
     return {
-        "cells": len(table.cells),
+        "cells": sum(not c.spec.absent for c in cells),
+        "absent": sum(bool(c.spec.absent) for c in cells),
         "measured": sum(bool(c.values) for c in cells),
         "comparable": len(comparable),
         "judged": sum(verdicts[verdict] for verdict in JUDGED),

@@ -66,9 +66,10 @@ def summary_line(results: Iterable[Result]) -> str:
     """The verdicts of comparable cells with a full-budget run, counted one by one, and how many cells have none."""
     total: Counter[str] = Counter()
     for result in results:
-        total.update(progress(result.table, result.cells))
+        total.update(progress(result.cells))
     return (
-        f"{total['measured']} of {total['cells']} cells are measured; "
+        f"{total['measured']} of {total['cells']} cells are measured "
+        f"({total['absent']} more are of what the suite lacks); "
         f"of {total['judged']} comparable cells with a full-budget run {total['agree']} agree "
         f"({total['agree_but_differ']} by a spread only: the means differ), {total['better']} are better, "
         f"{total['worse']} worse; {total['comparable'] - total['judged']} of {total['comparable']} comparable cells "
@@ -102,7 +103,7 @@ def _counts(results: Sequence[Result]) -> Grid:
     counted = ("cells", "measured", "comparable", "agree", "better", "worse")
     lines = [["table", *counted, "title"]]
     for result in results:
-        count = progress(result.table, result.cells)
+        count = progress(result.cells)
         differ = count["agree_but_differ"]
         shown = {**count, "agree": f"{count['agree']}" + f" ({differ} by a spread only)" * bool(differ)}
         lines.append([result.table.name, *(str(shown[key]) for key in counted), result.table.title])
@@ -152,7 +153,7 @@ def data(result: Result) -> dict[str, Any]:
         "paper": result.table.paper,
         "budget": result.budget,
         "notes": list(result.table.notes),
-        "progress": progress(result.table, result.cells),
+        "progress": progress(result.cells),
         "cells": [_cell_data(cell) for cell in result.cells],
     }
 

@@ -112,7 +112,8 @@ class AISIVI(PathGradientMethod):
         """As ``estimate``, to float rounding."""
         linear = relu_layers(self.q.mean)
         assert linear is not None
-        return native.estimate(self.flow, linear, self.q.sigma, x, eps)
+        couplings = [coupling.tensors() for coupling in self.flow.couplings]  # type: ignore[operator]
+        return native.estimate(couplings, linear, self.q.sigma, x, eps)
 
     def estimate(self, x: Tensor, eps: Tensor) -> Tensor:
         """The same from base noise eps [inner, n, k], a piece of the inner draws after the other."""

@@ -64,3 +64,10 @@ def test_targets_know_no_methods() -> None:
     methods = sorted((ROOT / "methods").rglob("*.py"))
     for path in (ROOT / "targets").rglob("*.py"):
         assert not set(imported(path, methods)), path
+
+
+def test_wrappers_of_native_code_know_nothing_of_the_methods_that_call_them() -> None:
+    methods = sorted((ROOT / "methods").rglob("*.py"))
+    native = ROOT / "methods" / "native"
+    for path in native.glob("*.py"):
+        assert {part(module) for module in imported(path, methods)} <= {"methods.native"}, path

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import native
 from bench.errors import UserError
+from methods.native import profile
 from methods.native import stein as stein_native
 from methods.parts import kernels
 from methods.parts.kernels import BANDWIDTHS, KERNELS
@@ -387,3 +390,13 @@ def test_vanilla_and_ustat_agree_in_expectation_and_vanish_at_q_equal_p():
             assert abs(vanilla) < 4 * e1 and abs(ustat) < 4 * e2
         else:
             assert vanilla > 8 * e1 and ustat > 8 * e2
+
+
+@pytest.mark.parametrize(
+    ("enum", "names", "known"), [("Kernel", profile.KERNELS, KERNELS), ("Bandwidth", profile.BANDWIDTHS, BANDWIDTHS)]
+)
+def test_names_of_the_fused_passes_stand_in_the_order_of_their_enums(enum, names, known):
+    text = Path(profile.__file__).with_name("stein_profile.hpp").read_text()
+    (body,) = re.findall(rf"enum {enum} {{(.*?)}}", text)
+    assert [f"{name.upper()} = {i}" for i, name in enumerate(names)] == body.strip().split(", ")
+    assert set(names) == set(known)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.native import Library
-from methods.parts.conditional_flow import ConditionalCoupling, ConditionalRealNVP
 
 _INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -23,28 +22,32 @@ LIBRARY = Library(
 )
 
 
-def estimate(flow: ConditionalRealNVP, linear: Sequence[nn.Linear], sigma: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-    """As ``AISIVI.estimate`` for a ReLU network of these linear maps; CPU, float32."""
+def estimate(
+    couplings: Sequence[Sequence[Tensor]], linear: Sequence[nn.Linear], sigma: Tensor, x: Tensor, eps: Tensor
+) -> Tensor:
+    """As ``AISIVI.estimate`` for a ReLU network of these linear maps; CPU, float32.
+
+    Args:
+        couplings: the seven tensors of each coupling of the flow (``ConditionalCoupling.tensors``).
+        linear: the maps of the network.
+        sigma: [d].
+        x: [n, d].
+        eps: [inner, n, k].
+    """
     native = LIBRARY.get()
     assert native is not None, "callers ask AISIVI.backend first"
-    couplings = [_parameters(coupling) for coupling in flow.couplings]  # type: ignore[arg-type]
-    parameters = [t for coupling in couplings for t in coupling]
+    parameters = [t.contiguous() for coupling in couplings for t in coupling]
     weights, biases = ([t.contiguous() for t in ts] for ts in zip(*((m.weight, m.bias) for m in linear), strict=True))
     widths = [weights[0].shape[1], *(w.shape[0] for w in weights)]
     x, eps, sigma, out = x.contiguous(), eps.contiguous(), sigma.contiguous(), torch.empty_like(x)
     inner, n, k = eps.shape
-    hidden = len(couplings[0][2])
+    hidden = len(couplings[0][2])  # of its bias
     native.sivibench_aisivi(
         n, inner, k, x.shape[1], len(couplings), hidden, _addresses(parameters), len(weights),
         (_INT64 * len(widths))(*widths), _addresses(weights), _addresses(biases),
         *(t.data_ptr() for t in (sigma, x, eps, out)),
     )  # fmt: skip
     return out
-
-
-def _parameters(c: ConditionalCoupling) -> list[Tensor]:
-    tensors = (c.from_z.weight, c.from_x.weight, c.from_x.bias, c.out.weight, c.out.bias, c.log_scale, c.shift)
-    return [t.contiguous() for t in tensors]
 
 
 def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.native import Library
-from methods.parts.kernels import BANDWIDTHS, KERNELS
+from methods.native.profile import BANDWIDTHS, KERNELS
 
 LIBRARY = Library(
     "stein_direction",

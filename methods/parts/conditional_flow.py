@@ -69,6 +69,11 @@ class ConditionalCoupling(nn.Module):
         s, t = F.linear(hidden, weight, bias).chunk(2, dim=-1)
         return F.softplus(s + math.log(math.e - 1)) + SMALLEST_SCALE, t
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order in which the fused estimate of AISIVI takes them."""
+        return (self.from_z.weight, self.from_x.weight, self.from_x.bias, self.out.weight, self.out.bias,
+                self.log_scale, self.shift)  # fmt: skip
+
     def _ordered(self, kept: Tensor, moved: Tensor) -> Halves:
         return (moved, kept) if self.parity else (kept, moved)
 

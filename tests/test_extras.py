@@ -136,6 +136,12 @@ class TestWarmStart:
         with pytest.raises(UserError, match="warm_start=3"):
             cls(Gaussian(), warm_start=3).players()
 
+    @pytest.mark.parametrize("cls", [KSIVI, SIVI])
+    def test_main_loss_rests_until_then(self, cls):
+        players = cls(Regression(), warm_start=3).players()
+        assert sorted((p.start, p.until) for p in players) == [(0, 3), (3, None)]
+        assert next(p for p in players if p.name == "q").start == 3
+
     def test_critic_moves_alone_between_the_warm_start_and_the_game(self):
         method = SIVISM(Regression(), batch=20, warm_start=3, critic_warm=4)
         windows = {p.name: (p.start, p.until) for p in method.players()}

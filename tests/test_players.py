@@ -9,6 +9,7 @@ from bench.registry import entries
 from methods.aisivi import AISIVI
 from methods.base import Clock
 from methods.parts.optim import RMSprop
+from methods.sivi import SIVI
 from methods.sivism import SIVISM
 from methods.svgd import SVGD
 from methods.uivi import UIVI
@@ -65,3 +66,16 @@ def test_rules_of_the_codes_optimisers():
     (player,) = UIVI(Gaussian(), lr=0.02).players()
     assert player.optimiser.rule == RMSprop(0.02, 0.9, 1.0, from_first=True)
     assert SVGD(Gaussian(), lr=0.2).players()[0].optimiser == RMSprop(0.2, 0.9, 1e-6, from_first=True)
+
+
+def test_the_scale_of_a_full_covariance_comes_to_rest():
+    players = SIVI(Gaussian(), covariance="full", scale_until=7).players()
+    assert {p.name: (p.start, p.until) for p in players} == {"mean": (0, None), "scale": (0, 7)}
+
+
+@pytest.mark.parametrize("name", ["sivism", "hsivi_sm"])
+def test_the_critic_moves_so_many_times_per_iteration(name):
+    entry = entries("method")[name]
+    players = entry.obj(Gaussian(), **{**entry.obj.cheap, "critic_steps": 4}).players()
+    assert {p.steps for p in players if p.name.startswith("critic")} == {4}
+    assert {p.steps for p in players if not p.name.startswith("critic")} == {1}

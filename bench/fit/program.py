@@ -213,7 +213,7 @@ class Program:
         gradient, loss, changed = self._evaluate(player, state, clock, normals, uniforms)
         gradient, loss = self.processes.mean(gradient, loss)
         finite = torch.isfinite(loss) & torch.isfinite(gradient).all(dim=1)
-        for value in changed.values() if player.loss is None else ():  # an update has no loss that could tell
+        for value in changed.values():  # no loss tells of what is carried, and an update has none at all
             finite = finite & torch.isfinite(value).reshape(len(value), -1).all(dim=1)
         alive = state["alive"] & finite
         state["died"] = torch.where(state["alive"] & ~finite, state["step"], state["died"])

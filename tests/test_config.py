@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import shutil
 
@@ -10,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from bench import registry
 from bench.config import CONF, Unfit, build_method, build_target, compose
+from bench.config.identity import config_id
 from bench.config.overrides import tuned_file
 from bench.errors import UserError
 from stubs import PAIR
@@ -56,6 +58,15 @@ def test_identity_ignores_the_runtime_and_the_spelling_of_numbers():
     for other in (["method.lr=2"], ["train.iterations=5"], ["eval.samples=1"], ["target.scale=2"], ["method.clip=1"]):
         assert compose(PAIR + other).config_id != base, other
     assert compose(PAIR).run_id(3) == f"{base}-s3"
+
+
+def test_an_identity_is_its_canonical_text_whatever_the_order_of_its_keys():
+    text = b'{"method":{"lr":0.1,"name":"a"},"train":{"iterations":5}}'
+    for values in (
+        {"method": {"name": "a", "lr": 0.1}, "train": {"iterations": 5}},
+        {"train": {"iterations": 5}, "method": {"lr": 0.1, "name": "a"}},
+    ):
+        assert config_id(values) == hashlib.sha256(text).hexdigest()[:10]
 
 
 def test_versions_enter_the_identity(monkeypatch):

@@ -191,7 +191,7 @@ def configured(method, values, target="banana", iterations=100, **hyper_paramete
 
 def test_the_overview_has_the_configuration_nearest_to_a_methods_settings_never_the_best():
     tuned = compose(["method=ksivi", "target=banana"]).method
-    records = configured("ksivi", GAMMA, **tuned) + configured("ksivi", ALPHA, **tuned | {"lr": 0.5})
+    records = configured("ksivi", GAMMA, **tuned) + configured("ksivi", ALPHA, **tuned | {"lr": 1e-5})
     records += configured("ksivi", BETA, iterations=99, **tuned) + configured("ksivi", BETA) + configured("sivi", BETA)
     records += configured("ksivi", BETA, target="student_uc")
     matrix = overview(build(records))
@@ -340,6 +340,31 @@ def test_published_value_stands_beside_ours_and_is_not_ranked(papers, tmp_path):
     assert {row.label: len(row.published) for row in board.rows if row.rank} == {"alpha": 1, "beta": 0}
     assert "nll-100k" in render_terminal(records)
     assert "0.0889" in write_report(records, tmp_path, "t")["html"].read_text()
+
+
+def test_a_published_value_of_another_target_does_not_stand_beside_ours(papers):
+    records = fits("alpha", ALPHA, target="banana") + fits("beta", BETA, target="banana")
+    for made in records:
+        made["config"]["target"] = {"name": "banana", "version": 1, "dim": 5}
+    assert not build(records).sections[0].boards[0].has_published
+
+
+def test_of_a_metric_where_more_is_better_the_highest_comes_first(monkeypatch):
+    class More(Metric):
+        direction = "higher"
+
+    monkeypatch.setitem(bench.registry._ENTRIES["metric"], "js_made_up", Entry("metric", "js_made_up", More, "", ""))
+    board = only_board(fits("alpha", ALPHA) + fits("gamma", GAMMA))
+    assert [(row.label, row.rank) for row in board.rows] == [("gamma", 1), ("alpha", 2)]
+
+
+def test_a_method_ranked_on_few_targets_does_not_lead_the_overview():
+    targets = ("ring", "cross", "star", "moon", "sun")
+    records = [made for target in targets for name in "bc" for made in fits(name, BETA, target=target)]
+    records += [made for target in targets[:2] for made in fits("a", (0.01, 0.012, 0.011), target=target)]
+    matrix = overview(build(records))
+    assert [(row.label, row.ranked) for row in matrix.rows] == [("b", 5), ("c", 5), ("a", 2)]
+    assert matrix.rows[2].mean_rank == 1 < matrix.rows[0].mean_rank
 
 
 def test_forward_kl_on_the_grid_is_not_what_papers_print():

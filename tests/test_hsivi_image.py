@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributions import Normal
 from torch.func import functional_call, grad, vmap
 
 from bench.errors import UserError
@@ -27,6 +28,19 @@ def noise(name: str = "test") -> DirectNoise:
     return DirectNoise(generator(name))
 
 
+def exact_noise() -> DirectNoise:
+    return DirectNoise(generator("exact"), dtype=torch.float64)
+
+
+def moved(**options) -> HSIVIImage:
+    """A method in float64 whose student, factors and critic are away from the teacher, where they start."""
+    method = HSIVIImage(ToyImages(), eta=0.5, **options).double()
+    with torch.no_grad():
+        for i, parameter in enumerate(p for p in method.parameters() if p.requires_grad):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator("move", i)))
+    return method
+
+
 def test_starts_at_ddim():
     """The published start: DDIM(0.2) on the quadratic grid, on the same noise, no noise in the last layer."""
     method = HSIVIImage(ToyImages(), nfe=5)
@@ -41,29 +55,42 @@ def test_starts_at_ddim():
     torch.testing.assert_close(method.sample(50, noise()), x)
 
 
-def test_a_transition_is_a_step_of_the_chain_with_its_conditional_score():
-    """Rows land where the rollout of the chain would bring them, layers are mirrored, r = sigma z / sd."""
-    method = HSIVIImage(ToyImages(), nfe=4, batch=2000, gamma="scalar", eta=0.5)
-    draws = noise()
+@pytest.mark.parametrize("gamma", ["scalar", "pixel"])
+def test_a_transition_is_a_step_of_the_chain_with_its_conditional_score(gamma):
+    """Rows land where the rollout of the chain would bring them, layers are mirrored, r = -sigma score, gamma moved."""
+    method, draws = moved(nfe=4, batch=2000, gamma=gamma), exact_noise()
     half = (draws.uniform(1001) * 4).long()
     layer = torch.cat([half, 3 - half])[:2000]
     assert torch.bincount(layer).min() > 400 and torch.equal(layer[1001:], 3 - layer[:999])
-    x, kept = draws.normal(2000, 2), None
+    s, net, factor = method.steps, method.student["net"], method.student["scale"].log_gamma[0].detach().exp()
+    assert (factor - 1).abs().min() > 0.01
+    x = draws.normal(2000, 2)
     states = [x]
     for k in (4, 3, 2):
-        eps = method.teacher.eps(x, float(method.steps.times[k]))
-        x = method.steps.mean(k, x, eps) + method.steps.sd[k] * draws.normal(2000, 2)
+        x = s.mean(k, x, net(x, float(s.times[k]))) + factor * s.sd[k] * draws.normal(2000, 2)
         states.append(x)
     kept = torch.stack(states)[layer, torch.arange(2000)]
     z = draws.normal(2000, 2)
-    found, r, t, sigma = method.transition(noise(), kept=False)
+    found, r, t, sigma = method.transition(exact_noise(), kept=False)
     for i, k in enumerate((4, 3, 2, 1)):
-        rows, s = layer == i, method.steps
-        expected = s.mean(k, kept[rows], method.teacher.eps(kept[rows], float(s.times[k]))) + s.sd[k] * z[rows]
-        torch.testing.assert_close(found[rows], expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(r[rows], z[rows] * s.sigma[k - 1] / s.sd[k], rtol=1e-4, atol=1e-5)
+        rows = layer == i
+        mean = s.mean(k, kept[rows], net(kept[rows], float(s.times[k]))).detach()
+        expected = (mean + factor * s.sd[k] * z[rows]).requires_grad_()
+        (score,) = torch.autograd.grad(Normal(mean, factor * s.sd[k]).log_prob(expected).sum(), expected)
+        torch.testing.assert_close(found[rows], expected, rtol=1e-4, atol=1e-5)  # its levels are kept in float32
+        torch.testing.assert_close(r[rows], -s.sigma[k - 1] * score, rtol=1e-4, atol=1e-5)
         assert (t[rows] == s.times[k - 1]).all()
         torch.testing.assert_close(sigma[rows], torch.full_like(sigma[rows], s.sigma[k - 1]))
+
+
+@pytest.mark.parametrize("gamma", ["scalar", "pixel"])
+def test_a_draw_is_the_chain_with_the_learned_factor(gamma):
+    method, draws = moved(nfe=3, gamma=gamma), exact_noise()
+    x, s, factor = draws.normal(50, 2), method.steps, method.student["scale"].log_gamma[0].exp()
+    for k in (3, 2, 1):
+        x = s.mean(k, x, method.student["net"](x, float(s.times[k])))
+        x = x + factor * s.sd[k] * draws.normal(50, 2) if k > 1 else x
+    torch.testing.assert_close(method.sample(50, exact_noise()), x)
 
 
 def test_objective_is_zero_where_critic_and_teacher_agree():
@@ -74,6 +101,29 @@ def test_objective_is_zero_where_critic_and_teacher_agree():
     x, r, t, sigma = method.transition(noise(), kept=False)
     expected = (sigma * (method.teacher.eps(x, t) - r)).square().sum(-1).mean()
     torch.testing.assert_close(method.regression(noise(), clock), expected)
+
+
+def test_the_students_loss_is_the_weighted_game():
+    """sigma^2 (2 <g, r - eps*> - 2 alpha |g|^2), g = f - eps*, with its gradient through x, r and both networks."""
+    method, clock = moved(nfe=3, batch=64, alpha=0.8), Clock(torch.zeros(()), 10)
+    x, r, t, sigma = method.transition(exact_noise(), kept=True)
+    eps = method.teacher(x, t)
+    g = method.critic(x, t) - eps
+    expected = (sigma.squeeze(-1) ** 2 * (2 * (g * (r - eps)).sum(-1) - 1.6 * (g * g).sum(-1))).mean()
+    found = method.fisher(exact_noise(), clock)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, list(method.student.parameters())) for loss in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert min(g.abs().max() for g in gradients[0]) > 1e-3
+
+
+def test_options_reach_their_players():
+    rates = {"lr": 0.01, "lr_critic": 0.02, "clip": 3.0, "ema": 0.4, "critic_steps": 7}
+    critic, student = HSIVIImage(ToyImages(), **rates).players()
+    assert (critic.name, critic.owns, critic.optimiser) == ("critic", ("critic",), AMSGrad(0.02))
+    assert (critic.steps, critic.clip, critic.ema) == (7, 3.0, None)
+    assert (student.name, student.owns, student.optimiser) == ("student", ("student",), AMSGrad(0.01))
+    assert (student.steps, student.clip, student.ema, student.ema_warm_up) == (1, 3.0, 0.4, True)
 
 
 def unet(seed: int) -> ImageUNet:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from bench.registry import entries
 from methods.aisivi import AISIVI
 from methods.base import Clock
-from methods.parts.optim import RMSprop
+from methods.parts.optim import Adam, RMSprop
 from methods.sivi import SIVI
 from methods.sivism import SIVISM
 from methods.svgd import SVGD
@@ -21,6 +23,8 @@ CONTINUOUS = {"sivi", "dsivi", "pvi"}
 UNSCHEDULED = {("kpg_is", "proposal")}  # as in its code
 METHODS = [(n, {}) for n, e in sorted(entries("method").items()) if {"lr", "decay_every"} <= set(e.parameters)]
 METHODS += [("sivi", {"covariance": "full"}), ("iwhvi", {"dreg": True}), ("hsivi_sm", {"training": "sequential"})]
+
+DISTILLED = [n for n, e in sorted(entries("method").items()) if "critic_first" in e.parameters]
 
 
 @pytest.mark.parametrize("name, options", METHODS, ids=lambda v: v if isinstance(v, str) else "-".join(v))
@@ -47,6 +51,23 @@ def test_rates_and_their_decay_reach_their_players(name, options):
             exponent = 0 if (name, player.name) in UNSCHEDULED else step / 3 if name in CONTINUOUS else step // 3
             assert float(player.schedule(Clock(torch.tensor(step), 100))) == pytest.approx(0.5**exponent), player.name
     assert seen == set(rates) - ({"lr_scale"} if name == "sivi" and not options else set())
+
+
+@pytest.mark.parametrize("decay", ["cosine", "none"])
+@pytest.mark.parametrize("name", DISTILLED)
+def test_options_of_distillation_reach_critic_and_student(name, decay):
+    """Rates grow over four iterations; a cosine spans those in which the player moves."""
+    rates = {"lr": 0.01, "lr_critic": 0.02, "beta1": 0.3, "beta2": 0.7, "clip": 3.0, "ema": 0.4, "decay": decay}
+    counts, entry = {"critic_steps": 7, "critic_first": 20, "warm_up": 4}, entries("method")[name]
+    critic, student = entry.obj(Gaussian(), **{**entry.obj.cheap, **rates, **counts}).players()
+    assert (critic.name, critic.owns, critic.optimiser) == ("critic", ("critic",), Adam(0.02, (0.3, 0.7)))
+    assert (critic.clip, critic.ema, critic.steps, critic.start) == (3.0, None, 7, 0)
+    assert (student.name, student.owns, student.optimiser) == ("student", ("student",), Adam(0.01, (0.3, 0.7)))
+    assert (student.clip, student.ema, student.ema_warm_up, student.steps, student.start) == (3.0, 0.4, True, 1, 20)
+    for player, moves in ((critic, 100), (student, 80)):
+        for step, up in ((0, 0.25), (1, 0.5), (3, 1.0), (40, 1.0)):
+            down = (1 + math.cos(math.pi * step / moves)) / 2 if decay == "cosine" else 1.0
+            assert float(player.schedule(Clock(torch.tensor(float(step)), 100))) == pytest.approx(up * down)
 
 
 def test_the_critics_own_rates_and_decays():

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal, Normal
 from bench.noise import DirectNoise, generator
 from methods.base import Clock
 from methods.cosim import CoSIM
+from methods.diff_instruct import DiffInstruct
 from methods.diffusion.generator import level_weight
 from methods.emd import EMD
 from methods.hsivi_diffusion import HSIVIDiffusion
@@ -65,6 +66,25 @@ def test_trained_transitions_are_those_of_a_draw(history):
     method.layer = recorded
     method.sample(20, noise("chain"))
     torch.testing.assert_close(points, torch.stack(states[1:4]))
+
+
+def test_residuals_are_the_scores_of_their_layers():
+    """r = -sigma_{k-1} times the gradient of log N(x_{k-1}; mean, (gamma c_k)^2 I), gamma having moved."""
+    method, means = second_order("student"), []
+    layer, gammas = method.layer, method.student["scale"].log_gamma.detach().exp()
+
+    def recorded(*given):
+        mean, start = layer(*given)
+        means.append(mean.detach())
+        return mean, start
+
+    method.layer = recorded
+    points, residuals = method.transitions(20, noise("residuals"))
+    for i, k in enumerate((5, 4, 3)):
+        x = points[i].detach().requires_grad_()
+        density = Normal(means[i], gammas[i] * method.steps.sd[k])
+        (score,) = torch.autograd.grad(density.log_prob(x).sum(), x)
+        torch.testing.assert_close(residuals[i], -method.steps.sigma[k - 1] * score)
 
 
 @pytest.mark.parametrize("history", ["student", "teacher", "none"])
@@ -160,6 +180,48 @@ def test_cosims_losses_are_the_game_and_the_regression_of_its_regulariser(weight
     g = method.critic(x.detach(), *levels)
     pulled = (teacher.detach() + g - eps).square().sum(-1) + 0.3 * g.square().sum(-1)
     assert_same(method.regression(noise("cosim"), CLOCK), pulled.mean(), method.critic)
+
+
+def test_cosims_chain_noises_the_predicted_x0_to_the_next_time():
+    times, again = (0, 60, 300, 800), noise("chain")
+    method = moved(CoSIM, nfe=3, grid="explicit", times=times)
+    z, bar = again.normal(3, 20, 2), [method.teacher.schedule.alpha_bar(t) for t in times]
+    x = z[0]
+    for k in (3, 2):
+        x = bar[k - 1] ** 0.5 * method.x0(x, times[k]) + (1 - bar[k - 1]) ** 0.5 * z[4 - k]
+    torch.testing.assert_close(method.sample(20, noise("chain")), method.x0(x, 60))
+
+
+def test_cosims_transition_goes_from_one_forward_noising_to_any_lower_level():
+    """In the scale t^(1/p), t is the root of a uniform between the ends and s uniform between the low one and jump t.
+
+    x_0 is a constant, though it comes from the student.
+    """
+    method, again = moved(CoSIM, nfe=2, jump=0.6, level_low=20.0, level_power=3.0, batch=64), noise("kernel")
+    x0, low, top = method.sample(64, again).detach(), 20 ** (1 / 3), 800 ** (1 / 3)
+    root = low + (top - low) * again.uniform(64) ** 0.5
+    below = torch.where(0.6 * root > low, 0.6 * root - low, 0.0)
+    assert (below == 0).any()
+    t, s = root**3, (low + below * again.uniform(64)) ** 3
+    bar_t, bar_s = (method.teacher.schedule.alpha_bar(level)[:, None] for level in (t, s))
+    x_t = bar_t.sqrt() * x0 + (1 - bar_t).sqrt() * again.normal(64, 2)
+    eps = again.normal(64, 2)
+    x_s = bar_s.sqrt() * method.x0(x_t, t) + (1 - bar_s).sqrt() * eps
+    found = method.transition(noise("kernel"))
+    torch.testing.assert_close(found, (x_s, eps, s, t, (1 / bar_s - 1).sqrt().squeeze(-1)))
+    assert_same(found[0].square().sum(), x_s.square().sum(), method.student)
+
+
+@pytest.mark.parametrize("cls", [SiD, EMD, DiffInstruct])
+def test_critics_regress_the_noise_from_the_teachers(cls):
+    """|eps* + critic - eps|^2 at noised draws of the student, which are constants."""
+    method, again = moved(cls, batch=64), noise("critic")
+    x0 = method.sample(64, again).detach()
+    s, level, alpha, sigma = method.levels(again)
+    eps = again.normal(64, 2)
+    x = alpha * x0 + sigma * eps
+    error = method.teacher.eps(x, s) + method.critic(x, level) - eps
+    assert_same(method.regression(noise("critic"), CLOCK), error.square().sum(-1).mean(), method.critic)
 
 
 def test_langevin_steps_of_emd_follow_the_density_they_name():

@@ -59,14 +59,14 @@ def test_a_draw_costs_nfe_evaluations(cls, nfe):
     assert found.rows == 7 * nfe
 
 
-@pytest.mark.parametrize("nfe", [1, 3])
-def test_chain_starts_as_ddim(nfe):
-    """The x_0 that deterministic DDIM predicts in its last step."""
-    method = SiD(Gaussian(), nfe=nfe, hidden=(4,), critic=(4,))
-    x = noise("chain").normal(nfe, 50, 2)[0]
-    steps = Steps(time_grid("quad", nfe, linear_schedule()), linear_schedule(), (0.0,))
-    for k in range(nfe, 1, -1):
-        x = steps.mean(k, x, method.teacher.eps(x, steps.times[k]))
+@pytest.mark.parametrize("nfe, eta", [(1, (0.0,)), (3, (0.0,)), (3, (0.0, 0.5, 0.7))])
+def test_chain_starts_as_ddim(nfe, eta):
+    """The x_0 that DDIM(eta) predicts in its last step."""
+    method = SiD(Gaussian(), nfe=nfe, eta=eta, hidden=(4,), critic=(4,))
+    x, *fresh = noise("chain").normal(nfe, 50, 2)
+    steps = Steps(time_grid("quad", nfe, linear_schedule()), linear_schedule(), eta)
+    for k, z in zip(range(nfe, 1, -1), fresh, strict=True):
+        x = steps.mean(k, x, method.teacher.eps(x, steps.times[k])) + steps.sd[k] * z
     expected = method.teacher.x0(x, steps.times[1])
     torch.testing.assert_close(method.sample(50, noise("chain")), expected, rtol=1e-3, atol=1e-3)
 

@@ -95,6 +95,24 @@ def test_steps_are_those_of_the_cosine_schedule():
     assert [math.sqrt(alpha) for alpha in method.alphas] == pytest.approx(expected)
 
 
+def test_paths_go_down_the_schedule_from_its_largest_step():
+    """y_K ~ N(0, sigma^2 I), then the published step with alpha_K first, under a constant control."""
+    method, again, seen = make(Stationary(), steps=3, alpha_max=0.9), noise("down"), []
+    c = torch.tensor([0.4, -0.2])
+    with torch.no_grad():
+        method.f.state[-1].bias.copy_(c)
+    method.f.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[:2]))
+    end, _ = method.paths(10, noise("down"), method.target)
+    y = 1.5 * again.normal(10, 2)
+    for i, k in enumerate((3, 2, 1)):
+        assert seen[i][0] == k
+        torch.testing.assert_close(seen[i][1], y)
+        alpha = 0.9 * math.cos(0.5 * math.pi * (1 - k / 3 + 0.008) / 1.008) ** 4
+        keep = math.sqrt(1 - alpha)
+        y = keep * y + 2 * 1.5**2 * (1 - keep) * c + 1.5 * math.sqrt(alpha) * again.normal(10, 2)
+    torch.testing.assert_close(end, y)
+
+
 def test_the_score_given_to_the_drift_is_clipped():
     class Steep(Gaussian):
         def score(self, x):

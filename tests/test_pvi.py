@@ -173,9 +173,13 @@ def test_the_prior_of_the_particles_pulls_them_by_lambda_z():
     torch.testing.assert_close(drifts[1] - drifts[0], 0.3 * method.particles, rtol=1e-4, atol=1e-5)
 
 
-def test_the_mean_square_of_the_drift_is_remembered():
-    method = make(smoothing=0.9)
+@pytest.mark.parametrize("step, expected", [(0.0, 4.0), (1.0, 0.7 + 0.3 * 4.0), (3.0, 0.7 + 0.3 * 4.0)])
+def test_the_mean_square_of_the_drift_is_remembered(step, expected):
+    """All but the first step weight the past by ``smoothing``, as theta's rule does."""
+    method = make(smoothing=0.7, lr_particles=0.1, temperature=0.0)
     method.mean_square.fill_(1.0)
     ones = torch.ones(6, 2, dtype=torch.float64)
-    new = method._langevin(2 * ones, 0 * ones, clock(3.0))
-    torch.testing.assert_close(new["mean_square"], torch.full((2,), 0.9 + 0.1 * 4.0, dtype=torch.float64))
+    new = method._langevin(2 * ones, 0 * ones, clock(step))
+    torch.testing.assert_close(new["mean_square"], torch.full((2,), expected, dtype=torch.float64))
+    torch.testing.assert_close(new["particles"], method.particles - 0.1 * 2 / expected**0.5)
+    assert method.players()[0].optimiser.alpha == 0.7

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import norm, ttest_1samp, ttest_ind
 
 from bench import stats
 
@@ -121,3 +123,22 @@ def test_the_larger_floor_blurs_a_difference():
 def test_rows_of_unequal_size_and_spread_are_compared_by_welchs_test():
     few, many = {100: 1.0, 101: 2.0, 102: 6.0}, _row([0.1 * (-1) ** i for i in range(20)])
     assert not stats.separable(few, many)  # Welch: p = .19; with pooled variances p would be 1e-8
+
+
+def test_unpaired_rows_are_resampled_apart():
+    # two equal shapes: resampled together their difference never varies, apart it reaches 0
+    a, b = _row([0.0, 1.0, 2.0, 3.0]), {100 + i: 2.4 + i for i in range(4)}
+    assert ttest_ind(list(a.values()), list(b.values()), equal_var=False).pvalue < 0.045
+    assert not stats.separable(a, b)
+
+
+def test_the_tail_of_unpaired_rows_is_that_of_the_smaller():
+    # Welch: p = .017 with 19 degrees of freedom; three values allow no more than the extremes of the resampled means
+    few, many = {100: 1.05, 101: 1.1, 102: 1.15}, _row(np.linspace(-3.0, 3.0, 20))
+    assert ttest_ind(list(few.values()), list(many.values()), equal_var=False).pvalue < 0.02
+    assert not stats.separable(few, many) and not stats.separable(many, few)
+
+
+def test_the_tail_is_moved_out_by_student_and_by_the_divisor():
+    # t_9 = 2.262157 at 97.5 %
+    assert stats._expanded_tail(10, 0.95) == pytest.approx(norm.cdf(-math.sqrt(10 / 9) * 2.262157), rel=1e-5)

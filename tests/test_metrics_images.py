@@ -300,6 +300,55 @@ def test_images_of_another_size_have_no_digit_features() -> None:
         assert "no set of images" in get("metric", name).obj().applies(*_toy())
 
 
+def test_bits_per_dim_are_of_the_held_out_images() -> None:
+    class BlackAndWhite(ImageTarget):
+        """Black to train on, white held out: x = -1 and x = 1."""
+
+        shape = (1, 2, 2)
+
+        def __init__(self) -> None:
+            super().__init__(*(torch.full((3, 4), value, dtype=torch.uint8) for value in (0, 255)))
+
+    class Brightness(Method):
+        def nll_bound(self, x, noise):
+            return x.sum(-1)
+
+    target = BlackAndWhite()
+    metric, method = get("metric", "bits_per_dim").obj(repeats=2), Brightness(target)
+    assert metric.applies(method, target) is None
+    found = metric(Fitted(method, target, 0))
+    assert (found.value, found.error) == pytest.approx((1 / math.log(2), 0.0))
+
+
+# Balls with k = 1: of the real [-1, 1], [0, 2], [1, 5] and [3, 17], of the first four generated [-1.5, -.5], [-2, -1],
+# [4.7, 5.1] and [4.9, 5.3]: three of the generated are inside the former, none of the real inside the latter.
+@pytest.mark.parametrize("name, value", [("precision_digits", 0.75), ("recall_digits", 0.0)])
+def test_which_balls_cover_which_points(name: str, value: float) -> None:
+    real, fake = (torch.tensor(z)[:, None] for z in ([0.0, 1.0, 3.0, 10.0], [-1.0, -1.5, 4.9, 5.1, 0.5]))
+    sample, reference = of_rows(fake), sets.Reference(of_rows(real), "")
+    assert get("metric", name).obj(k=1).compare(sample, reference) == (value, None)
+
+
+def test_the_floor_of_fd_is_the_bias_of_as_many_draws_of_the_truth() -> None:
+    """From halves of 100: c = FD n / 2."""
+    reference = sets.Reference(of_rows(normal(200, 5)), "")
+    halves = [independent_fd(*reference.halves(split)) for split in range(3)]
+    expected = sum(halves) / 3 * 50 * (1 / 400 + 1 / 200)
+    metric = get("metric", "fd_digits").obj(n=400, splits=3)
+    assert metric.floor(reference) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_error_of_kd_is_the_standard_deviation_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.metrics.images.base.subset_distances", lambda *_: torch.tensor([1.0, 2.0, 6.0]))
+    sample = of_rows(normal(5, 2))
+    found = get("metric", "kd_digits").obj().compare(sample, sets.Reference(sample, ""))
+    assert found == pytest.approx((3.0, math.sqrt(7)))
+
+
+def of_rows(rows: torch.Tensor) -> sets.Sample:
+    return sets.Sample(Moments.of(rows), rows)
+
+
 def _toy() -> tuple[Method, Target]:
     q = fitted()
     return q.method, q.target

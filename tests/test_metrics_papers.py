@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linprog
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from bench.metrics import mixture, score_error, sliced_pot, target_draws, truncated_wasserstein, two_sample
+from bench.metrics import mixture, score_error, sliced, sliced_pot, target_draws, truncated_wasserstein, two_sample
 from bench.metrics.base import Fitted
 from bench.metrics.pairs import pairs
 from bench.noise import DirectNoise
@@ -241,3 +241,21 @@ def test_every_comparison_of_pots_distance_has_directions_of_its_own(monkeypatch
     monkeypatch.setattr(sliced_pot, "directions", lambda *args: seen.append(plain(*args)) or seen[-1])
     sliced_pot.SlicedWassersteinPOT(n=20, projections=3, repeats=4)(fitted(Explicit))
     assert len({tuple(along.flatten().tolist()) for along in seen}) == 4
+
+
+DISTANCES = {
+    sliced.SlicedW2: (sliced, "sliced_wasserstein"),
+    sliced_pot.SlicedWassersteinPOT: (sliced_pot, "sliced_wasserstein"),
+    truncated_wasserstein.TruncatedW10: (truncated_wasserstein, "wasserstein2_squared"),
+}
+
+
+@pytest.mark.parametrize("metric", DISTANCES)
+def test_every_comparison_has_draws_of_its_own(monkeypatch, metric):
+    seen = []
+    monkeypatch.setattr(*DISTANCES[metric], lambda *pair: seen.append(pair[:2]) or 0.0)
+    metric(n=20, repeats=4)(fitted(Explicit))
+    # q and p, then the other half of the same draw of p for the floor
+    draws = [x for x, _ in seen] + [truth for _, truth in seen[::2]]
+    assert [len(x) for x in draws] == [20] * 12
+    assert len({tuple(x.flatten().tolist()) for x in draws}) == 12

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 
 from bench.config import compose
 from bench.errors import UserError
@@ -148,6 +149,17 @@ def test_levels_of_pixels_are_a_distribution():
     wide = VDM(Digits(teacher="none"), hidden=8, blocks=1, gamma_min=8.0, gamma_max=9.0)
     uniform = 64 * math.log(17)
     assert abs(float(wide.reconstruction(x, noise("levels")).detach().mean()) - uniform) < 0.05 * uniform
+
+
+def test_a_pixel_has_the_normal_likelihood_normalised_over_its_levels():
+    method = VDM(Digits(teacher="none"), hidden=8, blocks=1, gamma_min=-3.0)
+    level = method.target.pixels[:50].long()  # 0 .. 16 at -1, -7/8, .., 1: about half of an sd apart
+    values, sd = torch.arange(17) / 8 - 1, math.exp(-1.5)
+    seen = level / 8 - 1 + sd * noise("levels").normal(50, 64)
+    log_p = Normal(values, sd).log_prob(seen.unsqueeze(-1))
+    expected = (log_p.logsumexp(-1) - log_p.gather(-1, level.unsqueeze(-1)).squeeze(-1)).sum(-1)
+    found = method.reconstruction(method.target.train_images()[:50], noise("levels")).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("weight", ["simple", "min_snr"])

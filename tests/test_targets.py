@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
@@ -271,6 +273,32 @@ def test_logistic_regression_is_bernoulli_times_normal():
     expected = Bernoulli(logits=logits).log_prob(y.expand_as(logits)).sum(-1)
     expected = expected + Normal(0.0, 0.3**-0.5).log_prob(x).sum(-1)
     torch.testing.assert_close(target.log_prob(x), expected)
+
+
+@pytest.mark.parametrize(
+    "name, n, d", [("waveform", (400, 4600), 22), ("nodal", (25, 28), 6), ("spam", (2000, 1000), 3)]
+)
+def test_the_logistic_regressions_of_sivi_written_out(name, n, d, monkeypatch, tmp_path):
+    """Random rows in the published files' form: prior variance 100, both labels."""
+    random, data = np.random.RandomState(0), {}
+    for part, m in zip(("train", "test"), n, strict=True):
+        data[f"X_{part}"] = np.insert(random.randn(m, d - 1), 0, 1.0, axis=1)
+        data[f"y_{part}"] = random.randint(2, size=(m, 1)).astype(float)
+    (tmp_path / "blr").mkdir()
+    savemat(tmp_path / f"blr/{name}.mat", data)
+    for key, rows in data.items():
+        np.savetxt(tmp_path / f"blr/{name}_{key[0].lower()}{key[2:4]}.txt", rows)
+    for module in ("blr", "blr_small"):
+        monkeypatch.setattr(f"targets.{module}.fetch", lambda file: tmp_path / file)
+    target: Any = entries("target")[f"blr_{name}"].obj().double()
+    beta = 0.3 * torch.randn(d, generator=generator("sivi", name)).double()
+    train, test = (
+        Bernoulli(logits=torch.from_numpy(data[f"X_{part}"]) @ beta).log_prob(torch.from_numpy(data[f"y_{part}"][:, 0]))
+        for part in ("train", "test")
+    )
+    expected = train.sum() + Normal(0.0, 10.0).log_prob(beta).sum()
+    torch.testing.assert_close(target.log_prob(beta), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(target.test_log_predictive(beta[None]), test.mean(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ["multimodal_pvi", "x_shaped", "mixture_1d"])

@@ -341,7 +341,7 @@ def test_the_split_of_ksivi_without_its_data(monkeypatch):
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Targets keep their rows in float64: 1e-12 of a likelihood of precision 1e4 still shows the prior."""
+    """Targets keep their rows in float64: of a likelihood with precision 1e4 the prior is the seventh digit."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -367,33 +367,29 @@ def net(x: Tensor, u: Tensor, hidden: int) -> Tensor:
     return torch.relu(u @ w1.view(-1, hidden) + b1) @ w2 + b2
 
 
+def check(target: Any, x: Tensor, log_prob: Tensor, test_log_p: Tensor) -> None:
+    torch.testing.assert_close(target.log_prob(x), log_prob, rtol=1e-10, atol=0)
+    torch.testing.assert_close(target.test_log_predictive(x[None]), test_log_p.mean(), rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("mode", PRECISIONS)
 @pytest.mark.parametrize("name", SIZES)
 def test_ksivis_posterior_and_predictive_density_written_out(name, mode, monkeypatch, double):
     by_rows(monkeypatch, 100)
     target = entries("target")[f"bnn_{name}"].obj(**({} if mode == "ksivi-compat" else {"mode": mode}))
-    log_lambda, log_gamma = PRECISIONS[mode][name]
-    assert (target.dim, target.batch, target.log_lambda, target.log_gamma) == (
-        SIZES[name][0],
-        100,
-        log_lambda,
-        log_gamma,
-    )
+    precisions = PRECISIONS[mode][name]
+    assert (target.log_lambda, target.log_gamma) == precisions
+    assert (target.dim, target.batch) == (SIZES[name][0], 100)
     rest, test = train_test_split(rows_of(name, 100), test_size=0.1, random_state=42)
     train = rest[:-9]
-    u, y = standardised(train, train)
-    x, noise_sd = 0.3 * normal(target.dim), math.exp(-0.5 * log_gamma)
-    expected = (
-        Normal(0.0, math.exp(-0.5 * log_lambda)).log_prob(x).sum() + Normal(net(x, u, 50), noise_sd).log_prob(y).sum()
-    )
-    torch.testing.assert_close(target.log_prob(x), expected, rtol=1e-10, atol=0)
-    # predictions are in original units: the official gamma is taken as if it were, the principled one is converted
+    (u, y), (u_test, _) = (standardised(part, train) for part in (train, test))
+    x, (prior_sd, noise_sd) = 0.3 * normal(target.dim), (math.exp(-0.5 * value) for value in precisions)
+    log_prob = Normal(0.0, prior_sd).log_prob(x).sum() + Normal(net(x, u, 50), noise_sd).log_prob(y).sum()
+    # predictions are in original units: the official gamma serves there as it is, the principled one is converted
     mean, sd = train[:, -1].mean(), train[:, -1].std()
-    density = Normal(
-        mean + sd * net(x, standardised(test, train)[0], 50), noise_sd * (sd if mode == "principled" else 1)
-    )
-    expected = density.log_prob(torch.from_numpy(test[:, -1])).mean()
-    torch.testing.assert_close(target.test_log_predictive(x[None]), expected, rtol=1e-10, atol=0)
+    test_sd = noise_sd * (sd if mode == "principled" else 1.0)
+    predicted = Normal(mean + sd * net(x, u_test, 50), test_sd)
+    check(target, x, log_prob, predicted.log_prob(torch.from_numpy(test[:, -1])))
 
 
 @pytest.mark.parametrize("name, hidden", [("concrete", 10), ("protein", 30), ("yacht", 10)])
@@ -407,10 +403,8 @@ def test_pvis_posterior_and_predictive_density_written_out(name, hidden, monkeyp
     train, test = rows[:n_train], rows[n_train : n_train + n_test]
     (u, y), (u_test, y_test) = (standardised(part, train) for part in (train, test))
     x = normal(dim)
-    expected = Normal(0.0, 5.0).log_prob(x).sum() + Normal(net(x, u, hidden), 0.01).log_prob(y).sum()
-    torch.testing.assert_close(target.log_prob(x), expected, rtol=1e-12, atol=0)
-    expected = Normal(net(x, u_test, hidden), 0.01).log_prob(y_test).mean()
-    torch.testing.assert_close(target.test_log_predictive(x[None]), expected, rtol=1e-12, atol=0)
+    log_prob = Normal(0.0, 5.0).log_prob(x).sum() + Normal(net(x, u, hidden), 0.01).log_prob(y).sum()
+    check(target, x, log_prob, Normal(net(x, u_test, hidden), 0.01).log_prob(y_test))
 
 
 def test_mnists_posterior_and_predictive_density_written_out(monkeypatch, double):
@@ -424,9 +418,7 @@ def test_mnists_posterior_and_predictive_density_written_out(monkeypatch, double
         u = torch.from_numpy(np.insert(features[rows], 0, 1.0, axis=1))
         return Categorical(logits=u @ x.view(4, 10)).log_prob(torch.from_numpy(labels[rows]))
 
-    expected = Normal(0.0, 1.0).log_prob(x).sum() + log_p(order[:8000]).sum()
-    torch.testing.assert_close(target.log_prob(x), expected)
-    torch.testing.assert_close(target.test_log_predictive(x[None]), log_p(order[8000:]).mean())
+    check(target, x, Normal(0.0, 1.0).log_prob(x).sum() + log_p(order[:8000]).sum(), log_p(order[8000:]))
 
 
 def test_the_split_of_pvi_without_its_data(monkeypatch):

@@ -275,9 +275,10 @@ def test_logistic_regression_is_bernoulli_times_normal():
     torch.testing.assert_close(target.log_prob(x), expected)
 
 
-@pytest.mark.parametrize(
-    "name, n, d", [("waveform", (400, 4600), 22), ("nodal", (25, 28), 6), ("spam", (2000, 1000), 3)]
-)
+SIVI_SIZES = [("waveform", (400, 4600), 22), ("nodal", (25, 28), 6), ("spam", (2000, 1000), 3)]
+
+
+@pytest.mark.parametrize("name, n, d", SIVI_SIZES)
 def test_the_logistic_regressions_of_sivi_written_out(name, n, d, monkeypatch, tmp_path):
     """Random rows in the published files' form: prior variance 100, both labels."""
     random, data = np.random.RandomState(0), {}

@@ -67,9 +67,9 @@ def overview(tables: Tables) -> Overview:
     configured = {row.label for board in columns for row in board.rows if row.config_id}
     rows = []
     for label in configured:
-        cells = tuple(found.get(label) for found in by_column)
-        found = [cell.rank for cell in cells if cell is not None and cell.rank is not None]
-        rows.append(OverviewRow(label, cells, sum(found) / len(found) if found else None, len(found)))
+        cells = tuple(column.get(label) for column in by_column)
+        known = [cell.rank for cell in cells if cell is not None and cell.rank is not None]
+        rows.append(OverviewRow(label, cells, sum(known) / len(known) if known else None, len(known)))
     rows.sort(key=lambda r: (2 * r.ranked < len(columns), r.mean_rank or math.inf, r.label))
     notes = (_ORDER, STANDING) if any(others.values()) else (_ORDER,)
     return Overview(tuple(columns), tuple(rows), notes, others)

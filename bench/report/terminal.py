@@ -85,7 +85,7 @@ def published_notes(board: Board) -> list[str]:
 
 def overview_caption(grid: Grid) -> str:
     """What the cells of the overview are."""
-    absent = any(EMPTY in row for row in grid)
+    absent = any(EMPTY in row[1:-1] for row in grid)
     return "headline metric of each target, mean ± half interval (rank)" + f"; {EMPTY}: not run" * absent + "."
 
 

@@ -360,3 +360,15 @@ def test_the_folder_of_a_table_is_made_and_a_file_that_is_no_text_stays(table, h
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert main(["reproduce", "one", *results, "--markdown", str(tmp_path / "binary")]) == 2
     assert "holds no text" in capsys.readouterr().err and (tmp_path / "binary").read_bytes() == b"\xff\xfe"
+
+
+def test_a_row_may_ask_for_fewer_seeds_than_its_table(here, tmp_path) -> None:
+    text = {
+        "title": "T", "paper": "P", "seeds": 4,
+        "columns": {"a": {"overrides": ["target=banana"], "metric": "js_grid"}},
+        "rows": {"slow": {"overrides": ["method=meanfield"], "seeds": 2}, "quick": {"overrides": ["method=fullrank"]}},
+    }  # fmt: skip
+    (tmp_path / "few.yaml").write_text(json.dumps(text))
+    table = load_table("few", tmp_path)
+    assert [len(cell.config.seeds) for cell in plan_cells(table, None, 1.0)] == [2, 4]
+    assert [len(cell.config.seeds) for cell in plan_cells(table, 7, 1.0)] == [7, 7]

@@ -34,7 +34,7 @@ class Compared:
 
     Attributes:
         values: seed -> value.
-        wanted: seeds the table asks for.
+        wanted: seeds asked for.
         failures: number of seeds by how they ended without a value.
         reason: why there are no values, or fewer than there are records.
         remark: on the verdict.
@@ -62,14 +62,14 @@ class Compared:
 
 
 def compare(
-    planned: Sequence[Planned], numbers: Mapping[str, dict[str, str]], *, seeds: int, budget: float
+    planned: Sequence[Planned], numbers: Mapping[str, dict[str, str]], *, seeds: int | None, budget: float
 ) -> list[Compared]:
     """The cells of a table with their verdicts.
 
     Args:
         planned: every cell, with its records.
         numbers: rows of published.csv by id.
-        seeds: seeds asked for.
+        seeds: asked for, where it is not what the cells ask for.
         budget: fraction of the paper's iterations; a verdict is given at 1 only.
     """
     found = []
@@ -81,7 +81,7 @@ def compare(
 
 
 def _compared(
-    cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], seeds: int, budget: float
+    cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], seeds: int | None, budget: float
 ) -> Compared:
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
     number = printed(row) if row else None
@@ -111,7 +111,7 @@ def _compared(
         published=number,
         row=row,
         values=values,
-        wanted=seeds,
+        wanted=seeds or spec.seeds,
         failures=dict(found.failures),
         floor=floor,
         reason="; ".join(found.reasons),

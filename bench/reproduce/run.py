@@ -70,11 +70,10 @@ def reproduce(
     require_jobs(jobs)
     if not 0 < budget <= 1:
         raise UserError(f"--budget {budget} is not a fraction of the paper's iterations", "give more than 0, at most 1")
-    wanted = table.seeds if seeds is None else seeds
-    if wanted < 1:
-        raise UserError(f"--seeds {wanted} asks for no seed", "give at least 1")
+    if seeds is not None and seeds < 1:
+        raise UserError(f"--seeds {seeds} asks for no seed", "give at least 1")
     with planning(dry_run, tell):
-        planned = plan_cells(table, wanted, budget, overrides, results, check=not only_records, compose=compose)
+        planned = plan_cells(table, seeds, budget, overrides, results, check=not only_records, compose=compose)
     failed = False
     configs = unique([cell.config for cell in planned if cell.config])
     store = Store(results or (configs[0].results if configs else "results"))
@@ -85,12 +84,12 @@ def reproduce(
         if not dry_run:
             measure(planned, store, tell)
     planned = [with_records(cell, store) for cell in planned]
-    return Result(table, compare(planned, published.by_id(), seeds=wanted, budget=budget), budget, failed)
+    return Result(table, compare(planned, published.by_id(), seeds=seeds, budget=budget), budget, failed)
 
 
 def plan_cells(
     table: PaperTable,
-    seeds: int,
+    seeds: int | None,
     budget: float,
     overrides: Sequence[str] = (),
     results: Path | str | None = None,
@@ -101,22 +100,24 @@ def plan_cells(
     """The configuration of every cell; a cell whose method, target or option does not exist (yet) says so instead.
 
     Args:
+        seeds: of every cell, instead of those that it asks for.
         check: also build the targets, to see whether the methods fit them.
     """
     compose = compose or Composer()
-    known: dict[tuple[str, ...], tuple[Config | None, str]] = {}
+    known: dict[tuple[tuple[str, ...], int], tuple[Config | None, str]] = {}
     targets: dict[str, Target | None] = {}
     cells = []
     for spec in table.cells:
         if spec.absent:
             cells.append(Planned(spec, None, spec.absent))
             continue
-        if spec.overrides not in known:
-            config, reason = _configured(compose, spec, [*overrides, f"seeds={seeds}"], budget, results)
+        key = spec.overrides, seeds or spec.seeds
+        if key not in known:
+            config, reason = _configured(compose, spec, [*overrides, f"seeds={key[1]}"], budget, results)
             if config and check:
                 reason = misfit(config, targets)
-            known[spec.overrides] = (None if reason else config, reason)
-        cells.append(Planned(spec, *known[spec.overrides]))
+            known[key] = (None if reason else config, reason)
+        cells.append(Planned(spec, *known[key]))
     return cells
 
 
@@ -153,8 +154,13 @@ def _composes(compose: Composer, overrides: Sequence[str]) -> bool:
 
 
 def unique(configs: Sequence[Config]) -> list[Config]:
-    """One of each identity, in the order given."""
-    return list({config.config_id: config for config in configs}.values())
+    """One of each identity, in the order given: that with the most seeds."""
+    found: dict[str, Config] = {}
+    for config in configs:
+        known = found.setdefault(config.config_id, config)
+        if len(config.seeds) > len(known.seeds):
+            found[config.config_id] = config
+    return list(found.values())
 
 
 def with_records(cell: Planned, store: Store) -> Planned:

@@ -16,10 +16,13 @@ FOLDER = CONF / "paper"
 RELATIVE_TIME = "seconds_per_iteration"
 """A column of this kind shows times relative to one of its rows: absolute ones belong to a machine."""
 
+SEEDS = 10
+"""Per cell, unless table, row or cell says otherwise."""
+
 _TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
-_ROW = {"columns", "overrides", "published", "absent", "doubt", "note"}
-_CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note"}
+_ROW = {"columns", "overrides", "published", "absent", "doubt", "note", "seeds"}
+_CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class CellSpec:
         metric: registered metric, or ``RELATIVE_TIME``.
         overrides: of the configuration; later ones win over earlier ones with the same key.
         published: id in results/published.csv, None where the paper prints no number.
+        seeds: how many it asks for.
         relative_to: row whose time is 1 in a column of times.
         excess_over: row of the paper's own truth.  The cell is judged by what is above it: the printed numbers above
             the printed truth, ours above their floors, which are on the same draws.
@@ -44,6 +48,7 @@ class CellSpec:
     metric: str
     overrides: tuple[str, ...]
     published: str | None
+    seeds: int = SEEDS
     relative_to: str = ""
     excess_over: str = ""
     absent: str = ""
@@ -58,7 +63,6 @@ class PaperTable:
     name: str
     title: str
     paper: str
-    seeds: int
     notes: tuple[str, ...]
     cells: tuple[CellSpec, ...]
     columns: tuple[str, ...] = field(default=())
@@ -122,6 +126,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     metric=about_column["metric"],
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
+                    seeds=next((part["seeds"] for part in reversed(parts) if "seeds" in part), SEEDS),
                     relative_to=about_column.get("relative_to", ""),
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),
@@ -130,7 +135,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                 )
             )
     return PaperTable(
-        name, text["title"], text["paper"], text.get("seeds", 10), tuple(text.get("notes") or ()), tuple(cells),
+        name, text["title"], text["paper"], tuple(text.get("notes") or ()), tuple(cells),
         tuple(columns), tuple(rows),
     )  # fmt: skip
 

@@ -372,3 +372,6 @@ def test_a_row_may_ask_for_fewer_seeds_than_its_table(here, tmp_path) -> None:
     table = load_table("few", tmp_path)
     assert [len(cell.config.seeds) for cell in plan_cells(table, None, 1.0)] == [2, 4]
     assert [len(cell.config.seeds) for cell in plan_cells(table, 7, 1.0)] == [7, 7]
+    (tmp_path / "none.yaml").write_text(json.dumps(text | {"seeds": 0}))
+    with pytest.raises(UserError, match="row quick: 0 is no number"):
+        load_table("none", tmp_path)

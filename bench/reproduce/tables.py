@@ -126,7 +126,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     metric=about_column["metric"],
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
-                    seeds=next((part["seeds"] for part in reversed(parts) if "seeds" in part), SEEDS),
+                    seeds=_seeds(row, parts),
                     relative_to=about_column.get("relative_to", ""),
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),
@@ -138,6 +138,13 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
         name, text["title"], text["paper"], tuple(text.get("notes") or ()), tuple(cells),
         tuple(columns), tuple(rows),
     )  # fmt: skip
+
+
+def _seeds(row: str, parts: list[dict[str, Any]]) -> int:
+    found: Any = next((part["seeds"] for part in reversed(parts) if "seeds" in part), SEEDS)
+    if type(found) is not int or found < 1:
+        raise ValueError(f"seeds of row {row}: {found!r} is no number of seeds")
+    return found
 
 
 def merged(overrides: list[str]) -> tuple[str, ...]:

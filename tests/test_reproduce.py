@@ -159,7 +159,7 @@ def test_mistakes_in_a_table_are_named(tmp_path, old: str, new: str, message: st
 
 
 def test_what_cannot_run_says_why(table) -> None:
-    planned = {(p.spec.row, p.spec.column): p for p in plan_cells(table, 3, 1.0)}
+    planned = {(p.spec.row, p.spec.column): p for p in plan_cells(table, 1.0)}
     assert "needs noised" in planned["Hungry", "left"].reason
     assert "not in the suite: unknown method 'not_yet'" in planned["Later", "left"].reason
     assert planned["Never", "time"].reason == "not ours"
@@ -190,8 +190,8 @@ def test_a_reduced_budget_is_another_run_without_a_verdict(table, here, tmp_path
 
 def test_a_reduced_budget_shortens_every_phase_of_a_fit() -> None:
     table = load_table("aisivi-table2")
-    cells = {cell.spec.row: cell.config for cell in plan_cells(table, 3, 0.1) if cell.config}
-    full = {cell.spec.row: cell.config for cell in plan_cells(table, 3, 1.0) if cell.config}
+    cells = {cell.spec.row: cell.config for cell in plan_cells(table, 0.1) if cell.config}
+    full = {cell.spec.row: cell.config for cell in plan_cells(table, 1.0) if cell.config}
     assert full["AISIVI"].method["pretrain"] > 0.1 * full["AISIVI"].train["iterations"]
     for key, values in (("pretrain", "method"), ("iterations", "train")):
         before, after = getattr(full["AISIVI"], values)[key], getattr(cells["AISIVI"], values)[key]
@@ -370,8 +370,9 @@ def test_a_row_may_ask_for_fewer_seeds_than_its_table(here, tmp_path) -> None:
     }  # fmt: skip
     (tmp_path / "few.yaml").write_text(json.dumps(text))
     table = load_table("few", tmp_path)
-    assert [len(cell.config.seeds) for cell in plan_cells(table, None, 1.0)] == [2, 4]
-    assert [len(cell.config.seeds) for cell in plan_cells(table, 7, 1.0)] == [7, 7]
+    assert [len(cell.config.seeds) for cell in plan_cells(table, 1.0)] == [2, 4]
+    given = reproduce(table, seeds=7, results=tmp_path / "results", only_records=True)
+    assert [cell.wanted for cell in given.cells] == [7, 7]
     (tmp_path / "none.yaml").write_text(json.dumps(text | {"seeds": 0}))
     with pytest.raises(UserError, match="row quick: 0 is no number"):
         load_table("none", tmp_path)

@@ -61,27 +61,24 @@ class Compared:
         return stats.summarise(list(self.values.values())) if self.values else None
 
 
-def compare(
-    planned: Sequence[Planned], numbers: Mapping[str, dict[str, str]], *, seeds: int | None, budget: float
-) -> list[Compared]:
+def compare(planned: Sequence[Planned], numbers: Mapping[str, dict[str, str]], *, budget: float) -> list[Compared]:
     """The cells of a table with their verdicts.
 
     Args:
         planned: every cell, with its records.
         numbers: rows of published.csv by id.
-        seeds: asked for, where it is not what the cells ask for.
         budget: fraction of the paper's iterations; a verdict is given at 1 only.
     """
     found = []
     for cell in planned:
         beside = (cell.spec.relative_to or cell.spec.excess_over, cell.spec.column)
         reference = next((p for p in planned if (p.spec.row, p.spec.column) == beside), None)
-        found.append(_compared(cell, reference, numbers, seeds, budget))
+        found.append(_compared(cell, reference, numbers, budget))
     return found
 
 
 def _compared(
-    cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], seeds: int | None, budget: float
+    cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], budget: float
 ) -> Compared:
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
     number = printed(row) if row else None
@@ -111,7 +108,7 @@ def _compared(
         published=number,
         row=row,
         values=values,
-        wanted=seeds or spec.seeds,
+        wanted=spec.seeds,
         failures=dict(found.failures),
         floor=floor,
         reason="; ".join(found.reasons),

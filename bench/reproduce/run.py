@@ -52,7 +52,7 @@ def reproduce(
 
     Args:
         table: from conf/paper.
-        seeds: number of seeds; the table's unless given.
+        seeds: of every cell; those that it asks for unless given.
         budget: fraction of the paper's iterations, in (0, 1].
         overrides: of how and where to run (device, threads, compile, ...), not of what.
         results: results folder.
@@ -72,8 +72,10 @@ def reproduce(
         raise UserError(f"--budget {budget} is not a fraction of the paper's iterations", "give more than 0, at most 1")
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds} asks for no seed", "give at least 1")
+    if seeds is not None:
+        table = replace(table, cells=tuple(replace(cell, seeds=seeds) for cell in table.cells))
     with planning(dry_run, tell):
-        planned = plan_cells(table, seeds, budget, overrides, results, check=not only_records, compose=compose)
+        planned = plan_cells(table, budget, overrides, results, check=not only_records, compose=compose)
     failed = False
     configs = unique([cell.config for cell in planned if cell.config])
     store = Store(results or (configs[0].results if configs else "results"))
@@ -84,12 +86,11 @@ def reproduce(
         if not dry_run:
             measure(planned, store, tell)
     planned = [with_records(cell, store) for cell in planned]
-    return Result(table, compare(planned, published.by_id(), seeds=seeds, budget=budget), budget, failed)
+    return Result(table, compare(planned, published.by_id(), budget=budget), budget, failed)
 
 
 def plan_cells(
     table: PaperTable,
-    seeds: int | None,
     budget: float,
     overrides: Sequence[str] = (),
     results: Path | str | None = None,
@@ -100,7 +101,6 @@ def plan_cells(
     """The configuration of every cell; a cell whose method, target or option does not exist (yet) says so instead.
 
     Args:
-        seeds: of every cell, instead of those that it asks for.
         check: also build the targets, to see whether the methods fit them.
     """
     compose = compose or Composer()
@@ -111,9 +111,9 @@ def plan_cells(
         if spec.absent:
             cells.append(Planned(spec, None, spec.absent))
             continue
-        key = spec.overrides, seeds or spec.seeds
+        key = spec.overrides, spec.seeds
         if key not in known:
-            config, reason = _configured(compose, spec, [*overrides, f"seeds={key[1]}"], budget, results)
+            config, reason = _configured(compose, spec, [*overrides, f"seeds={spec.seeds}"], budget, results)
             if config and check:
                 reason = misfit(config, targets)
             known[key] = (None if reason else config, reason)

@@ -86,7 +86,7 @@ def record_of(config: Config, seed: int, status: str = "done") -> Record:
         env=env,
         metrics={"stub": {"value": 0.5 + seed, "floor": None, "protocol": key}} if done else {},
         protocols={key: protocol} if done else {},
-        cost={"seconds": 1.0, "iterations": 10},
+        cost={"seconds": 1.0, "cpu_seconds": 1.0, "iterations": 10},
     )
 
 

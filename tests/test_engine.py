@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 
@@ -16,6 +17,7 @@ from bench.fit.loop import fit
 from bench.fit.members import initialise
 from bench.fit.program import Program
 from bench.fit.progress import Progress
+from bench.fit.stopwatch import Stopwatch
 from bench.fit.tape import Tape
 from bench.noise import DirectNoise, generator
 from bench.registry import entries, get
@@ -309,7 +311,7 @@ def test_time_spent_on_the_curve_is_no_time_of_the_fit():
 
     run = fit(members, [0], 4, curve_steps=[2, 4], curve_hook=hook)
     # four iterations take milliseconds
-    assert run.curve_seconds >= 4.0 > run.seconds > 0
+    assert run.curve_seconds >= 4.0 > run.seconds > 0 and 4.0 > run.cpu_seconds > 0
 
 
 def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
@@ -321,10 +323,21 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
 
     go(4)
     saved = checkpoint.load(torch.device("cpu"))
-    del saved["plain"]["curve_seconds"]
+    del saved["plain"]["curve_seconds"], saved["plain"]["cpu_seconds"]
     checkpoint.save(saved)
     run = go(6)
     assert run.step == 6 and run.attempts == 2 and run.curve_seconds == 0
+    assert math.isnan(run.cpu_seconds)  # that of two iterations is not that of six
+
+
+def test_waiting_is_no_time_on_the_processor():
+    stopwatch = Stopwatch(before=5.0, cpu_before=3.0)
+    time.sleep(0.2)
+    assert 5.2 <= stopwatch.seconds and 3.0 <= stopwatch.cpu_seconds < 3.2
+    with stopwatch.apart() as block:
+        while time.process_time() < block._started[1] + 0.2:
+            pass
+    assert 0.2 <= block.cpu_seconds <= block.seconds and stopwatch.cpu_seconds < 3.2
 
 
 @pytest.mark.parametrize("compile", [False, True])

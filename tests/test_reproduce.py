@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ from bench.reproduce.compare import Planned, relative_times
 from bench.reproduce.run import plan_cells, reproduce
 from bench.reproduce.tables import CellSpec, load_table, merged, names
 from bench.reproduce.verdict import Verdict
+from bench.store import Store
 from bench.sweep.pool import Result
 from stubs import fit_never, task_done
 
@@ -168,7 +170,7 @@ def test_what_cannot_run_says_why(table) -> None:
 
 def test_a_table_is_run_once_and_then_read(table, here, tmp_path) -> None:
     result, cells, lines = run(table, tmp_path)
-    assert not result.failed and "5 cells, 15 runs; 0 finished, 15 to do" in lines[0]
+    assert not result.failed and "4 cells, 12 runs; 0 finished, 12 to do" in lines[0]
     # the stub's values are 0.5, 1.5, 2.5: their mean 1.5 is 1.055 from 2.555, within two standard deviations
     left = cells["Plain", "left"]
     assert left.verdict is Verdict.AGREES and left.values == {0: 0.5, 1: 1.5, 2: 2.5} and left.floor is None
@@ -190,6 +192,7 @@ def test_a_reduced_budget_is_another_run_without_a_verdict(table, here, tmp_path
 
 def test_a_reduced_budget_shortens_every_phase_of_a_fit() -> None:
     table = load_table("aisivi-table2")
+    table = replace(table, cells=tuple(cell for cell in table.cells if cell.column == "log ML"))
     cells = {cell.spec.row: cell.config for cell in plan_cells(table, 0.1) if cell.config}
     full = {cell.spec.row: cell.config for cell in plan_cells(table, 1.0) if cell.config}
     assert full["AISIVI"].method["pretrain"] > 0.1 * full["AISIVI"].train["iterations"]
@@ -252,16 +255,30 @@ def test_a_mistaken_override_is_no_reason_to_call_the_cells_absent(table, tmp_pa
 def test_times_are_relative_and_only_within_one_machine(table, here, tmp_path) -> None:
     _, cells, _ = run(table, tmp_path)
     time = cells["Slow", "time"]
-    assert list(time.values.values()) == pytest.approx([1.0, 1.0, 1.0]) and time.verdict is Verdict.UNCLEAR
+    assert list(time.values.values()) == pytest.approx([1.0]) and time.verdict is Verdict.UNCLEAR
     assert time.published is not None and time.published.value == pytest.approx(70.42 / 58.00)
 
-    def planned(device: str, seconds: float) -> Planned:
-        record = {"status": "done", "cost": {"seconds": seconds, "iterations": 10}, "env": {"device_name": device}}
+    def planned(name: str, seconds: float, device: str = "cpu") -> Planned:
+        cost = {"seconds": seconds**2, "cpu_seconds": seconds, "iterations": 10}
+        record = {"status": "done", "cost": cost, "env": {"device_name": name, "device": device}}
         return Planned(CellSpec("r", "c", "seconds_per_iteration", (), None), None, "", {0: record})
 
     assert relative_times(planned("a", 3.0), planned("a", 2.0))[0] == pytest.approx({0: 1.5})
+    assert relative_times(planned("a", 3.0, "cuda"), planned("a", 2.0, "cuda"))[0] == pytest.approx({0: 2.25})
     values, why = relative_times(planned("a", 3.0), planned("b", 2.0))
     assert not values and "same machine" in why
+
+
+def test_a_time_is_taken_over_the_beginning_of_a_fit_and_kept_apart(table, here, tmp_path) -> None:
+    for keys in ({}, {"seeds": 5}):
+        _, cells, _ = run(table, tmp_path, **keys)
+        records = {folder: [*Store(tmp_path / "results" / folder).records()] for folder in (".", "times")}
+        iterations = {folder: {r["config"]["train"]["iterations"] for r in found} for folder, found in records.items()}
+        assert iterations == {".": {100}, "times": {2}}
+        assert {r["seed"] for r in records["times"]} == {0} and len(records["times"]) == 2  # two rows, one seed each
+        assert {cells[row, "time"].wanted for row in ("Plain", "Slow")} == {1}
+    timed = [c for c in plan_cells(table, 1.0, results=tmp_path) if c.config and c.spec.column == "time"]
+    assert all(c.config.eval["metrics"] == [] and c.config.eval["curve_points"] == 0 for c in timed)
 
 
 # ---- printing them

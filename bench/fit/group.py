@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -157,6 +158,7 @@ class _Evaluation:
     def _cost(self, run: Fit) -> dict[str, Any]:
         return {
             "seconds": round(run.seconds, 3),
+            "cpu_seconds": None if math.isnan(run.cpu_seconds) else round(run.cpu_seconds, 3),
             "setup_seconds": round(run.setup_seconds, 3),
             "curve_seconds": round(run.curve_seconds, 3),
             "seeds_sharing": len(run.seeds),

@@ -6,6 +6,7 @@ chunk early, which changes no arithmetic: noise is found by its step, and losses
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -46,9 +47,10 @@ class Fit:
     curve_steps: list[int] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     setup_seconds: float = 0.0
     curve_seconds: float = 0.0
-    """Spent in the curve's hook; no part of ``seconds``."""
+    """Spent in the curve's hook; like ``setup_seconds`` no part of the other two."""
     attempts: int = 1
     sources: list[str] = field(default_factory=list)
     """Digests of the code that did the steps, in order; more than one if it changed between interruptions."""
@@ -115,7 +117,7 @@ def fit(
     loss_points = _points(iterations, LOSS_POINTS)
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
-    stopwatch, saved_at = Stopwatch(run.seconds), time.monotonic()
+    stopwatch, saved_at = Stopwatch(run.seconds, run.cpu_seconds), time.monotonic()
     step, stop, alive = run.step, False, bool(run.state["alive"].any())
     with interrupt.held():
         # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
@@ -134,7 +136,7 @@ def fit(
                 with stopwatch.apart() as block:
                     run.curve.append(curve_hook(step, run))
                 run.curve_seconds += block.seconds
-            run.seconds = stopwatch.seconds
+            run.seconds, run.cpu_seconds = stopwatch.seconds, stopwatch.cpu_seconds
             progress.update(step, run.losses, run.state["alive"])
             if watch is not None:
                 watch(run)
@@ -169,7 +171,7 @@ def save(run: Fit, checkpoint: Checkpoint) -> None:
 
 
 _PLAIN = (
-    *("loss_steps", "losses", "curve_steps", "curve", "seconds", "setup_seconds", "curve_seconds"),
+    *("loss_steps", "losses", "curve_steps", "curve", "seconds", "cpu_seconds", "setup_seconds", "curve_seconds"),
     *("attempts", "sources"),
 )
 
@@ -177,6 +179,7 @@ _PLAIN = (
 def _restore(run: Fit, saved: dict[str, Any]) -> None:
     for key, value in run.state.items():
         value.copy_(saved["state"][key])
+    run.cpu_seconds = math.nan  # unless it is known of every attempt
     for key in _PLAIN:
         if key in saved["plain"]:  # a checkpoint of earlier code goes on without what it did not keep
             setattr(run, key, saved["plain"][key])

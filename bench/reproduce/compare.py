@@ -173,7 +173,8 @@ def _above(number: Printed, truth: Printed) -> Printed:
 def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, float], str]:
     """Seconds per iteration and seed over the mean of the reference row, and why there are none.
 
-    Times are compared only if both were taken on the same device, with as many threads and seeds in one program.
+    Times are compared only if both were taken on the same device, with as many threads and seeds in one program; on
+    a CPU those of the processor, since whatever else the machine did lengthens the others.
     """
     mine = {seed: paced for seed, record in cell.records.items() if (paced := _pace(record))}
     if not mine:
@@ -189,12 +190,12 @@ def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, 
 def _pace(record: Record) -> tuple[float, tuple[Any, ...]] | None:
     """Seconds per seed-iteration, and the circumstances under which it may be compared."""
     cost, env = record.get("cost") or {}, record.get("env") or {}
-    if record["status"] != "done" or not cost.get("seconds") or not cost.get("iterations"):
+    seconds = cost.get("cpu_seconds" if env.get("device") == "cpu" else "seconds")
+    if record["status"] != "done" or not seconds or not cost.get("iterations"):
         return None
     sharing = cost.get("seeds_sharing") or 1
-    # earlier records hold the evaluation of curve points in their seconds
-    where = (env.get("device_name"), env.get("threads"), env.get("compile"), sharing, "curve_seconds" in cost)
-    return cost["seconds"] / sharing / cost["iterations"], where
+    where = (env.get("device_name"), env.get("threads"), env.get("compile"), sharing)
+    return seconds / sharing / cost["iterations"], where
 
 
 def _relative(number: Printed | None, reference: dict[str, str] | None) -> Printed | None:

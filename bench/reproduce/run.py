@@ -14,13 +14,19 @@ from bench.plan.expand import Sweep
 from bench.registry import entries
 from bench.report import published
 from bench.reproduce.compare import Compared, Planned, compare
-from bench.reproduce.tables import CellSpec, PaperTable
+from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
 from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep.lines import Tell, planning
 from bench.sweep.pool import Task
 from bench.sweep.run import require_jobs, run_plan
 from targets.base import Target
+
+TIMED = 0.02
+"""Share of the iterations that a time is taken over."""
+
+TIMES = "times"
+"""Folder in the results folder for the runs made only for their time: beside fitted ones they would mislead."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +79,21 @@ def reproduce(
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds} asks for no seed", "give at least 1")
     if seeds is not None:
-        table = replace(table, cells=tuple(replace(cell, seeds=seeds) for cell in table.cells))
+        asked = (cell if cell.metric == RELATIVE_TIME else replace(cell, seeds=seeds) for cell in table.cells)
+        table = replace(table, cells=tuple(asked))
     with planning(dry_run, tell):
         planned = plan_cells(table, budget, overrides, results, check=not only_records, compose=compose)
     failed = False
-    configs = unique([cell.config for cell in planned if cell.config])
-    store = Store(results or (configs[0].results if configs else "results"))
-    if configs and not only_records:
-        plan = plan_fitting(Sweep(table.name, f"{table.name}: {table.title}", []), configs, results)
-        outcome = run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task)
-        failed = outcome.failed
+    folders = dict.fromkeys(cell.config.results for cell in planned if cell.config)
+    for folder in [] if only_records else folders:
+        here = [cell for cell in planned if cell.config and cell.config.results == folder]
+        configs = unique([cell.config for cell in here if cell.config])
+        of = ", times" if here[0].spec.metric == RELATIVE_TIME else ""
+        plan = plan_fitting(Sweep(table.name, f"{table.name}: {table.title}{of}", []), configs, folder)
+        failed |= run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task).failed
         if not dry_run:
-            measure(planned, store, tell)
-    planned = [with_records(cell, store) for cell in planned]
+            measure(here, Store(folder), tell)
+    planned = [with_records(cell) for cell in planned]
     return Result(table, compare(planned, published.by_id(), budget=budget), budget, failed)
 
 
@@ -104,14 +112,14 @@ def plan_cells(
         check: also build the targets, to see whether the methods fit them.
     """
     compose = compose or Composer()
-    known: dict[tuple[tuple[str, ...], int], tuple[Config | None, str]] = {}
+    known: dict[tuple[tuple[str, ...], int, bool], tuple[Config | None, str]] = {}
     targets: dict[str, Target | None] = {}
     cells = []
     for spec in table.cells:
         if spec.absent:
             cells.append(Planned(spec, None, spec.absent))
             continue
-        key = spec.overrides, spec.seeds
+        key = spec.overrides, spec.seeds, spec.metric == RELATIVE_TIME
         if key not in known:
             config, reason = _configured(compose, spec, [*overrides, f"seeds={spec.seeds}"], budget, results)
             if config and check:
@@ -132,7 +140,14 @@ def _configured(
         if _composes(compose, spec.overrides):
             raise  # the mistake is in what was added to the table's own
         return None, "not in the suite: " + str(problem).splitlines()[0]
-    return replace(_cut(config, budget), results=str(results or config.results)), ""
+    config = replace(_cut(config, budget), results=str(results or config.results))
+    return _timed(config) if spec.metric == RELATIVE_TIME else config, ""
+
+
+def _timed(config: Config) -> Config:
+    """The beginning of a fit, of which nothing but the time is kept."""
+    nothing = {**config.eval, "metrics": [], "curve_points": 0, "samples": 0}
+    return replace(_cut(config, TIMED), eval=nothing, results=str(Path(config.results) / TIMES))
 
 
 def _cut(config: Config, budget: float) -> Config:
@@ -163,11 +178,11 @@ def unique(configs: Sequence[Config]) -> list[Config]:
     return list(found.values())
 
 
-def with_records(cell: Planned, store: Store) -> Planned:
+def with_records(cell: Planned) -> Planned:
     """The cell with what is on record for it."""
     if cell.config is None:
         return cell
-    records = finished(cell.config, store, cell.config.seeds)
+    records = finished(cell.config, Store(cell.config.results), cell.config.seeds)
     return replace(cell, records=records, reason=cell.reason or ("" if records else "no record"))
 
 

@@ -17,7 +17,7 @@ RELATIVE_TIME = "seconds_per_iteration"
 """A column of this kind shows times relative to one of its rows: absolute ones belong to a machine."""
 
 SEEDS = 10
-"""Per cell, unless table, row or cell says otherwise."""
+"""Per cell, unless table, row or cell says otherwise; a time is that of one seed alone."""
 
 _TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
@@ -126,7 +126,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     metric=about_column["metric"],
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
-                    seeds=_seeds(row, parts),
+                    seeds=1 if about_column["metric"] == RELATIVE_TIME else _seeds(row, parts),
                     relative_to=about_column.get("relative_to", ""),
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),

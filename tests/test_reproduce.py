@@ -41,6 +41,7 @@ rows:
   Plain: {overrides: [method=stub_plain], published: [ksivi-004, ksivi-058, ksivi-049]}
   Slow: {overrides: [method=stub_plain, method.lr=2], published: {left: ksivi-001, time: ksivi-052}, note: slower}
   Hungry: {overrides: [method=stub_hungry]}
+  Other: {columns: [left], overrides: [method=stub_plain, method.lr=4], published: [ksivi-004], switch: another rate}
   Later: {overrides: [method=not_yet], published: [ksivi-002, null, null]}
   Never: {absent: not ours}
 cells:
@@ -103,6 +104,8 @@ def test_every_table_of_the_suite_can_be_read_and_its_numbers_are_those_of_its_c
                 assert not same or any(p[1] == row["protocol"] for p in same), (name, cell)
             if row["method"] not in cell.row:  # SM is SIVI-SM, KSIVI rows carry their variant
                 taken.setdefault(cell.row, set()).add(row["method"])
+        judged = {cell.published for cell in table.cells if not cell.switch}
+        assert all(cell.published in judged for cell in table.cells if cell.switch), name
     assert all(len(found) == 1 for found in taken.values()), taken
 
 
@@ -170,13 +173,14 @@ def test_what_cannot_run_says_why(table) -> None:
 
 def test_a_table_is_run_once_and_then_read(table, here, tmp_path) -> None:
     result, cells, lines = run(table, tmp_path)
-    assert not result.failed and "4 cells, 12 runs; 0 finished, 12 to do" in lines[0]
+    assert not result.failed and "5 cells, 15 runs; 0 finished, 15 to do" in lines[0]
     # the stub's values are 0.5, 1.5, 2.5: their mean 1.5 is 1.055 from 2.555, within two standard deviations
     left = cells["Plain", "left"]
     assert left.verdict is Verdict.AGREES and left.values == {0: 0.5, 1: 1.5, 2: 2.5} and left.floor is None
     assert cells["Plain", "right"].verdict is Verdict.UNCLEAR  # protocol_differs in the file of numbers
     assert cells["Slow", "left"].verdict is Verdict.UNCLEAR and cells["Slow", "right"].verdict is Verdict.NO_NUMBER
     assert cells["Later", "left"].verdict is Verdict.NOT_RUN
+    assert cells["Other", "left"].verdict is Verdict.NOT_JUDGED and "a switch: another rate" in render.text(result)
     again = reproduce(table, results=tmp_path / "results", only_records=True, task=fit_never)
     assert [c.values for c in again.cells] == [c.values for c in result.cells]
     assert "of 1 comparable cells with a full-budget run 1 agree" in render.summary_line([again])
@@ -255,7 +259,7 @@ def test_a_mistaken_override_is_no_reason_to_call_the_cells_absent(table, tmp_pa
 def test_times_are_relative_and_only_within_one_machine(table, here, tmp_path) -> None:
     _, cells, _ = run(table, tmp_path)
     time = cells["Slow", "time"]
-    assert list(time.values.values()) == pytest.approx([1.0]) and time.verdict is Verdict.UNCLEAR
+    assert list(time.values.values()) == pytest.approx([1.0]) and time.verdict is Verdict.NOT_JUDGED
     assert time.published is not None and time.published.value == pytest.approx(70.42 / 58.00)
 
     def planned(name: str, seconds: float, device: str = "cpu") -> Planned:
@@ -290,7 +294,7 @@ def test_renderings(table, here, tmp_path) -> None:
     assert "2.555 ± 0.02 (sd of 10)" in text and "agrees" in text and "* A note." in text and "3/3" in text
     assert "not in the suite" in text and "1.21" in text  # the ratio of the printed times
     latex = render.latex(result)
-    assert latex.count(r"\\") == 6 and "(2.555 $\\pm$ 0.02)" in latex and r"$^\dagger$" in latex
+    assert latex.count(r"\\") == 7 and "(2.555 $\\pm$ 0.02)" in latex and r"$^\dagger$" in latex
     assert json.loads(json.dumps(render.data(result)))["progress"]["judged"] == 1
     overview = render.overview([result])
     assert "| table | cells |" in overview and "of 1 comparable cells with a full-budget run 1 agree" in overview

@@ -62,6 +62,7 @@ def test_what_takes_a_verdict_away() -> None:
     assert judge(number, same, direction="lower") is Verdict.AGREES
     assert judge(number, same, direction="lower", full=False) is Verdict.REDUCED
     assert judge(number, same, direction="lower", doubt=True) is Verdict.UNCLEAR
+    assert judge(number, same, direction="lower", meant=False) is Verdict.NOT_JUDGED
     assert judge(Printed(1.0, 0.005, 0.1, comparable=False), same, direction="lower") is Verdict.UNCLEAR
     assert judge(None, same, direction="lower") is Verdict.NO_NUMBER
     assert judge(number, same, direction="lower", diverged=4) is Verdict.WORSE

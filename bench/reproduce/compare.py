@@ -101,6 +101,7 @@ def _compared(
         diverged=found.failures["diverged"] + found.failures["not finite"],
         full=budget == 1,
         doubt=bool(spec.doubt),
+        meant=not spec.switch and spec.metric != RELATIVE_TIME,
     )
     apart = _apart(judged, ours, floor if noise else None) if judged and verdict is Verdict.AGREES else ""
     return Compared(
@@ -207,7 +208,7 @@ def _relative(number: Printed | None, reference: dict[str, str] | None) -> Print
 
 def progress(cells: Sequence[Compared]) -> dict[str, int]:
     """Counts for the summary: cells that the suite runs, those with values, and of the comparable ones the judged."""
-    able = [c for c in cells if not c.spec.absent and not c.spec.doubt]
+    able = [c for c in cells if not (c.spec.absent or c.spec.doubt or c.spec.switch)]
     comparable = [c for c in able if c.published is not None and c.published.comparable]
     verdicts = Counter(c.verdict for c in comparable)
     return {

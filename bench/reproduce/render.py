@@ -34,7 +34,8 @@ def _line(cell: Compared) -> list[str]:
     if summary is not None and summary.low is not None and summary.high is not None:
         interval = f"[{written.number(summary.low)}, {written.number(summary.high)}]"
     failed = ", ".join(f"{n} {status}" for status, n in sorted(cell.failures.items()))
-    note = "; ".join(filter(None, (cell.reason, cell.remark, cell.spec.doubt, cell.spec.note)))
+    switch = cell.spec.switch and f"a switch: {cell.spec.switch}; the printed number is judged in another row"
+    note = "; ".join(filter(None, (cell.reason, cell.remark, cell.spec.doubt, switch, cell.spec.note)))
     return [
         cell.spec.row,
         cell.spec.column,

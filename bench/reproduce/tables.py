@@ -21,7 +21,7 @@ SEEDS = 10
 
 _TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
-_ROW = {"columns", "overrides", "published", "absent", "doubt", "note", "seeds"}
+_ROW = {"columns", "overrides", "published", "absent", "doubt", "switch", "note", "seeds"}
 _CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note", "seeds"}
 
 
@@ -40,6 +40,7 @@ class CellSpec:
             the printed truth, ours above their floors, which are on the same draws.
         absent: why the suite does not run this cell; empty if it does.
         doubt: why the protocol may not be the paper's although the number counts as comparable; empty if there is none.
+        switch: what differs from another row, which has the verdict; empty if this is no such variant.
         note: what a reader should know.
     """
 
@@ -53,6 +54,7 @@ class CellSpec:
     excess_over: str = ""
     absent: str = ""
     doubt: str = ""
+    switch: str = ""
     note: str = ""
 
 
@@ -131,6 +133,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),
                     doubt=_last("doubt", parts),
+                    switch=about_row.get("switch", ""),
                     note="; ".join(part["note"] for part in parts[1:] if part.get("note")),
                 )
             )

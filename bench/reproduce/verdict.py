@@ -7,8 +7,9 @@ with ours the mean over seeds, s the larger of the two standard deviations over 
 spread of 0.00 stands for half of its last digit; a standard error is turned into a standard deviation where the number
 of runs is printed.  Otherwise ours is ``better`` or ``worse`` by the metric's direction.
 
-No verdict is given where the two do not measure the same thing (``protocol unclear``), where the budget was cut
-(``reduced budget``), or from fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is
+No verdict is given where the two do not measure the same thing (``protocol unclear``), where they are not meant to
+(``not judged``: times, and switches of a row that is judged), where the budget was cut (``reduced budget``), or from
+fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is
 ``worse``, whatever the rest say.
 
 The rule is generous where runs scatter: two means can agree by it and yet differ by more than chance, which
@@ -38,6 +39,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     UNCLEAR = "protocol unclear"
+    NOT_JUDGED = "not judged"
     REDUCED = "reduced budget"
     FEW = "too few seeds"
     NOT_RUN = "not run"
@@ -112,6 +114,7 @@ def judge(
     diverged: int = 0,
     full: bool = True,
     doubt: bool = False,
+    meant: bool = True,
 ) -> Verdict:
     """The verdict on a cell.
 
@@ -123,11 +126,14 @@ def judge(
         diverged: seeds that ended without a value because the fit or the value was not finite.
         full: whether the budget is the paper's.
         doubt: whether the table doubts that the protocols are the same.
+        meant: whether ours is meant to be the printed number.
     """
     if not values and not diverged:
         return Verdict.NOT_RUN
     if published is None:
         return Verdict.NO_NUMBER
+    if not meant:
+        return Verdict.NOT_JUDGED
     if not published.comparable or doubt:
         return Verdict.UNCLEAR
     if not full:

@@ -7,7 +7,7 @@ from torch import Tensor
 from bench.registry import register
 from methods.base import Clock
 from methods.parts.bridge_layers import BridgeLayers
-from methods.parts.kernels import Bandwidth, Kernel
+from methods.parts.kernels import Bandwidth, Kernel, require_usable
 from methods.parts.options import with_options_of
 from methods.parts.stein import stein_backend, stein_discrepancy
 from targets.base import Target
@@ -18,7 +18,8 @@ class HKSIVI(BridgeLayers):
     """Layered KSIVI: layer t minimises KSD^2(q(x_t), p_t) with f = s_{p_t}(x_t) - s_{q(. | x_{t+1})}(x_t).
 
     Only the abstract of the journal version was at hand, so this is the extension that KSIVI (arXiv:2405.18997) and
-    HSIVI (arXiv:2310.17153) suggest; with one layer it is KSIVI with as many noise dimensions as x has.
+    HSIVI (arXiv:2310.17153) suggest; with one layer and ``residual=false`` it is KSIVI with as many noise dimensions as
+    x has.
 
     Args:
         kernel: as in KSIVI.
@@ -33,6 +34,7 @@ class HKSIVI(BridgeLayers):
         self, target: Target, *, kernel: Kernel = "gaussian", bandwidth: Bandwidth = "exact", **options: object
     ) -> None:
         super().__init__(target, **options)  # type: ignore[arg-type]
+        require_usable(kernel, target.dim)
         self.kernel, self.bandwidth = kernel, bandwidth
 
     @property

@@ -12,8 +12,9 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.parts.families import ConditionalVariance, GlobalVariance, SemiImplicitMethod, anneal
-from methods.parts.kernels import Bandwidth, Kernel
+from methods.parts.kernels import Bandwidth, Kernel, require_usable
 from methods.parts.optim import Adam, staircase
+from methods.parts.options import refuse_unused
 from methods.parts.precondition import Precondition, precondition, require_full_rank
 from methods.parts.stein import stein_backend, stein_discrepancy
 from methods.parts.warm_start import warm_start
@@ -47,7 +48,8 @@ class KSIVI(SemiImplicitMethod):
             s_p min(1, 0.1 + t / W); 0: no annealing.
         regulariser: weight w of the term - w a_t E log p(x), a_t the annealing factor (needs ``log_prob``).  Official:
             0.05 on student_uc; 1 on bnn_boston, yacht and wine, 1/100 on the other three.
-        regulariser_until: iteration from which the term is left out; 0: never (official: 19,999 on student_uc).
+        regulariser_until: iteration after the warm start from which the term is left out; 0: never (official: 19,999
+            on student_uc).
         precondition: ``inverse_covariance`` is the code's "affine_invariant" of student_uc, see
             ``methods.parts.precondition``.
         warm_start: steps on the target's ``dev_loss`` that come before (official: 99 on bnn_*); they count as
@@ -107,12 +109,17 @@ class KSIVI(SemiImplicitMethod):
         require_fraction(beta1=beta1, beta2=beta2, ema=ema)
         require_share(anneal=anneal)
         require_full_rank(precondition, batch, target.dim)
+        require_usable(kernel, target.dim)
         if statistic == "ustat" and batch < 3:  # of two draws the median over all four pairs is that of equal ones: 0
             raise UserError(
                 f"method.statistic=ustat averages over pairs within a batch: method.batch={batch} has too few",
                 "give method.batch=3 or more, or method.statistic=vanilla",
             )
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
+        if regulariser == 0:
+            refuse_unused(self, "regulariser=0", regulariser_until=regulariser_until)
+        if warm_start == 0:
+            refuse_unused(self, "warm_start=0", warm_lr=warm_lr)
         family = ConditionalVariance if variance == "conditional" else GlobalVariance
         self.q = family(target.dim, noise_dim, tuple(hidden), log_var=log_var, log_var_min=log_var_min)
         self.batch, self.kernel, self.bandwidth, self.statistic = batch, kernel, bandwidth, statistic

@@ -16,6 +16,7 @@ from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.parts.families import Activation, GlobalVariance, SemiImplicitMethod, SharedCovariance
 from methods.parts.optim import SGD, Adam, exponential
+from methods.parts.options import refuse_unused
 from methods.parts.surrogate import surrogate
 from methods.parts.warm_start import warm_start
 from targets.base import Target
@@ -73,7 +74,8 @@ class SIVI(SemiImplicitMethod):
         auxiliary: auxiliary mixing draws K (the code calls them J).
         noise_dim, hidden, activation: mixing noise and network of the mean.
         covariance: ``diagonal`` for N(mu, diag sigma^2), or ``full`` for N(mu, L L^T).
-        log_var, learn_var: initial log sigma^2, and whether Adam trains it too (both diagonal only).
+        log_var, learn_var: initial log sigma^2, and whether Adam trains it too (both diagonal only: a full covariance
+            starts at ``entry`` and is always trained).
         entry, lr_scale, scale_until: initial value of every entry of L, learning rate of its plain gradient descent,
             iteration after which it rests (full).
         lr: learning rate of the network (Adam).
@@ -115,12 +117,12 @@ class SIVI(SemiImplicitMethod):
         require_positive(warm_lr=warm_lr)
         if warm_start and covariance == "full":
             raise UserError("method.warm_start with covariance=full", "a warm start needs covariance=diagonal")
-        if learn_var and covariance == "full":
-            raise UserError(
-                "method.learn_var with covariance=full", "leave it out: the full covariance is always trained"
-            )
-        if log_var != LOG_VAR and covariance == "full":
-            raise UserError("method.log_var with covariance=full", "leave it out: method.entry sets where L starts")
+        if covariance == "full":
+            refuse_unused(self, "covariance=full", log_var=log_var, learn_var=learn_var)
+        else:
+            refuse_unused(self, "covariance=diagonal", entry=entry, lr_scale=lr_scale)
+        if warm_start == 0:
+            refuse_unused(self, "warm_start=0", warm_lr=warm_lr)
         if covariance == "full" and entry == 0:
             raise UserError("method.entry=0 with covariance=full is a singular covariance", "start at another value")
         require_not_negative(warm_start=warm_start, scale_until=scale_until)

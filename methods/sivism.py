@@ -13,7 +13,7 @@ from bench.registry import register
 from methods.base import Clock, Noise, Player
 from methods.parts.families import GlobalVariance, SemiImplicitMethod, anneal, mlp
 from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
-from methods.parts.options import with_options_of
+from methods.parts.options import refuse_unused, with_options_of
 from methods.parts.warm_start import warm_start
 from targets.base import Target
 
@@ -90,6 +90,12 @@ class SIVISM(SemiImplicitMethod):
         require_positive(critic=critic, lr_critic=lr_critic, critic_steps=critic_steps, rms_eps=rms_eps)
         require_positive(warm_lr=warm_lr, critic_warm_lr=critic_warm_lr)
         require_not_negative(warm_start=warm_start, critic_warm=critic_warm)
+        if optimiser == "adam":
+            refuse_unused(self, "optimiser=adam", rms_eps=rms_eps)
+        if warm_start == 0:
+            refuse_unused(self, "warm_start=0", warm_lr=warm_lr)
+        if critic_warm == 0:
+            refuse_unused(self, "critic_warm=0", critic_warm_lr=critic_warm_lr)
         beta2_critic = beta2 if beta2_critic is None else beta2_critic
         require_fraction(beta1=beta1, beta2=beta2, beta2_critic=beta2_critic)
         require_share(anneal=anneal)

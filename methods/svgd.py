@@ -115,6 +115,12 @@ class AmortisedSVGD(Directed):
         **options: object,
     ) -> None:
         super().__init__(target, **options)  # type: ignore[arg-type]
+        if batches == "one" and self.batch < 3:
+            raise UserError(
+                f"method.batch={self.batch}: the median over the pairs, and so the bandwidth, is 0, and nothing repels "
+                "the draws",
+                "give method.batch=3 or more, or method.batches=two",
+            )
         self.batches, self.kernel = batches, kernel
 
     def loss(self, noise: Noise, clock: Clock) -> Tensor:

@@ -98,15 +98,16 @@ class Pinwheel(BlurredCurve):
     sd = 0.1
     window = ((-3.4, 3.4), (-3.4, 3.4))
     arms, radial_sd, rate = 5, 0.3, 0.25
-    reach = 4.5
+    reach = 5.0
     """Nodes reach so many standard deviations of r to both sides."""
+    version = 2  # the nodes were too far apart on the outer arms
 
     def _curve(self, r: Tensor, arm: Tensor) -> Tensor:
         angle = 2 * math.pi * arm / self.arms + self.rate * r.exp()
         return r[:, None] * torch.stack((angle.cos(), angle.sin()), dim=-1)
 
     def nodes(self) -> tuple[Tensor, Tensor]:
-        z = torch.linspace(-self.reach, self.reach, 64, dtype=torch.float64)
+        z = torch.linspace(-self.reach, self.reach, 160, dtype=torch.float64)
         r, weights = 1 + self.radial_sd * z, torch.exp(-0.5 * z.square())
         arm = torch.arange(self.arms, dtype=torch.float64).repeat_interleave(len(z))
         return self._curve(r.repeat(self.arms), arm), weights.repeat(self.arms)

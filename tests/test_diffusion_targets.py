@@ -219,6 +219,17 @@ def test_evaluations_of_noised_scores_are_counted():
     assert count.rows == 15
 
 
+@pytest.mark.parametrize("name", ["swissroll", "circles", "moons", "pinwheel"])
+def test_nodes_of_a_curve_are_closer_than_its_blur(name):
+    target = build(name)
+    places, weights = target.nodes()
+    away = (places[:, None] - places[None]).norm(dim=-1)
+    away.fill_diagonal_(math.inf)
+    nearest_two = away.sort(dim=1).values[:, 1]  # the larger gap of a node within its curve; its only one at an end
+    inner = weights > 1e-3 * weights.max()
+    assert float(nearest_two[inner].max()) < target.sd
+
+
 @pytest.mark.parametrize("name", ["checkerboard", "swissroll", "circles", "moons", "pinwheel"])
 def test_sets_are_at_unit_scale_and_draws_follow_the_density(name):
     target = build(name)

@@ -79,7 +79,7 @@ def test_a_target_that_is_no_density_is_refused(name, values):
 
 @pytest.mark.parametrize(
     "name, values",
-    [("ksivi", {"statistic": "ustat", "batch": 2}), ("svgd", {"particles": 2})],
+    [("ksivi", {"statistic": "ustat", "batch": 2}), ("svgd", {"particles": 2}), ("asvgd", {"batch": 2})],
 )
 def test_two_points_have_no_median_bandwidth(name, values):
     """The lower median of [0, D, D, 0] is 0: the discrepancy would vanish, and nothing repel."""
@@ -98,6 +98,34 @@ def test_a_full_covariance_starts_where_entry_says():
         make("sivi", covariance="full", entry=0.0)
     with pytest.raises(UserError, match=r"method\.log_var with covariance=full"):
         make("sivi", covariance="full", log_var=-1.0)
+
+
+@pytest.mark.parametrize(
+    "name, values, given",
+    [
+        ("sivi", {"entry": 0.1}, "covariance=diagonal"),
+        ("sivi", {"lr_scale": 0.1}, "covariance=diagonal"),
+        ("sivi", {"learn_var": True, "covariance": "full"}, "covariance=full"),
+        ("sivi", {"warm_lr": 0.1}, "warm_start=0"),
+        ("ksivi", {"warm_lr": 0.1}, "warm_start=0"),
+        ("ksivi", {"regulariser_until": 5}, "regulariser=0"),
+        ("sivism", {"warm_lr": 0.1}, "warm_start=0"),
+        ("sivism", {"rms_eps": 0.1}, "optimiser=adam"),
+        ("sivism_trick", {"critic_warm_lr": 0.1}, "critic_warm=0"),
+    ],
+)
+def test_an_option_that_another_makes_idle_is_refused(name, values, given):
+    with pytest.raises(UserError, match=rf"method\.{next(iter(values))} with {given} has no effect"):
+        make(name, **values)
+
+
+@pytest.mark.parametrize("name", ["ksivi", "hksivi"])
+def test_riesz_has_no_bandwidth_in_one_dimension(name):
+    method, line = entries("method")[name].obj, entries("target")["gaussian_1d"].obj()
+    with pytest.raises(UserError, match=r"method\.kernel=riesz in one dimension"):
+        method(line, **{**method.cheap, "kernel": "riesz"})
+    method(line, **{**method.cheap, "kernel": "imq"})
+    make(name, kernel="riesz")
 
 
 @pytest.mark.parametrize(

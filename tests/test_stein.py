@@ -264,6 +264,14 @@ def test_a_diverged_seed_is_nan_and_leaves_the_others_alone(backend, bandwidth):
         assert all(torch.equal(a[s], b[s]) for a, b in zip(bad_gradients, gradients, strict=True))
 
 
+def test_a_median_of_zero_gives_finite_gradients():
+    """Most of these pairs have opposite signs: Riesz' statistic is 0, its median too, and k overflows on the others."""
+    x, y = torch.tensor([[-1.0]]), torch.tensor([[2.0], [3.0], [-4.0]])
+    f, g = torch.ones(1, 1), torch.full((3, 1), 1e4)
+    gradients, value = grad_and_value(op("riesz", "exact", False, "torch"), argnums=(0, 1, 2, 3))(x, y, f, g)
+    assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("power", [0.2, 1.0, 6.0, 20.0])
 def test_bisection_error_is_as_documented_for_heavy_tails(power):
     generator = torch.Generator().manual_seed(3)

@@ -21,6 +21,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+
 Kernel = Literal["gaussian", "imq", "laplace", "riesz"]
 Bandwidth = Literal["exact", "detached", "bisection"]
 """How m is found.  ``exact``: the lower median, and gradients flow to the selected pair (official Gaussian kernel);
@@ -39,6 +41,19 @@ BISECTION_ERROR = 2.0**-12
 MEDIAN_FLOOR = 1e-20
 """Smallest m: with identical points the median is 0 and the official code returns NaN; here k is then 1 for
 coinciding pairs and the limit of large s for all others, and no gradient flows through m."""
+
+
+def require_usable(kernel: str, dim: int) -> None:
+    """Refuse a kernel without a median bandwidth in this dimension.
+
+    Raises:
+        UserError: Riesz in one dimension, where |x| + |y| - |x - y| is 0 for all pairs of opposite sign.
+    """
+    if kernel == "riesz" and dim == 1:
+        raise UserError(
+            "method.kernel=riesz in one dimension: the median over pairs, and so the bandwidth, is often 0",
+            "give another kernel",
+        )
 
 
 def squares(v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hyper-parameters that a subclass adds to those of its parent, without writing the parent's out again."""
+"""Hyper-parameters that a subclass adds to those of its parent, and those that others make idle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import inspect
 import typing
 from collections.abc import Callable
 from typing import TypeVar
+
+from bench.errors import UserError
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -28,3 +30,22 @@ def with_options_of(parent: type[object]) -> Callable[[Init], Init]:
         return init
 
     return add
+
+
+def refuse_unused(method: object, given: str, **values: object) -> None:
+    """Refuse options that another one makes idle and that are not at their defaults: the run would be one without them.
+
+    Args:
+        given: what makes them idle, as an override: ``optimiser=adam``.
+        values: the options.
+
+    Raises:
+        UserError: naming the first.
+    """
+    options = inspect.signature(type(method)).parameters  # a subclass may have fewer, and means what it sets itself
+    for name, value in values.items():
+        if name in options and value != options[name].default:
+            idle = options[name].default
+            raise UserError(
+                f"method.{name} with {given} has no effect", f"leave one of them out, or give {name}={idle}"
+            )

@@ -93,7 +93,8 @@ def closed_form(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwid
         # ds/dm = -s/m; torch.median shares the gradient of m evenly between equal values, and so do we
         tied = (D == m) & (m > kernels.MEDIAN_FLOOR)
         share = tied.to(x.dtype) / tied.sum((-2, -1), keepdim=True).clamp(min=1)
-        W = W - (P * s).sum((-2, -1), keepdim=True) / m * share
+        pull = (P * s).sum((-2, -1), keepdim=True) / m
+        W = W - torch.where(m > kernels.MEDIAN_FLOOR, pull, 0.0) * share  # at the floor it may overflow
     gx, gy = kernels.statistic_vjp(kernel, W / pairs, x, y)
     return (k * a).sum((-2, -1)) / pairs, gx, gy, k @ g / pairs, k.mT @ f / pairs
 

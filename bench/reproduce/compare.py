@@ -13,7 +13,7 @@ from bench.config import Config
 from bench.metrics.evaluate import build
 from bench.registry import entries
 from bench.report.values import Collected, collect
-from bench.reproduce.tables import RELATIVE_TIME, CellSpec
+from bench.reproduce.tables import CellSpec
 from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed, tolerance
 from bench.store import Record
 
@@ -82,7 +82,7 @@ def _compared(
 ) -> Compared:
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
     number = printed(row) if row else None
-    if spec.metric == RELATIVE_TIME:
+    if spec.timed:
         number = _relative(number, numbers.get(reference.spec.published or "") if reference else None)
     found = _collected(cell, reference)
     values, floors = found.values, found.floors
@@ -101,7 +101,7 @@ def _compared(
         diverged=found.failures["diverged"] + found.failures["not finite"],
         full=budget == 1,
         doubt=bool(spec.doubt),
-        meant=not spec.switch and spec.metric != RELATIVE_TIME,
+        meant=not (spec.switch or spec.timed),
     )
     apart = _apart(judged, ours, floor if noise else None) if judged and verdict is Verdict.AGREES else ""
     return Compared(
@@ -124,7 +124,7 @@ def _compared(
 def _collected(cell: Planned, reference: Planned | None) -> Collected:
     """Values, floors, failures and reasons of a cell."""
     metric, found = cell.spec.metric, Collected()
-    if metric == RELATIVE_TIME:
+    if cell.spec.timed:
         found.values, why = relative_times(cell, reference)
     elif metric not in entries("metric"):
         why = f"the metric {metric} is not in the suite"

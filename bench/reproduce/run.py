@@ -14,7 +14,7 @@ from bench.plan.expand import Sweep
 from bench.registry import entries
 from bench.report import published
 from bench.reproduce.compare import Compared, Planned, compare
-from bench.reproduce.tables import RELATIVE_TIME, CellSpec, PaperTable
+from bench.reproduce.tables import CellSpec, PaperTable
 from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep.lines import Tell, planning
@@ -59,7 +59,7 @@ def reproduce(
     Args:
         table: from conf/paper.
         seeds: of every cell; those that it asks for unless given.
-        budget: fraction of the paper's iterations, in (0, 1].
+        budget: fraction of the paper's iterations, in (0, 1]; times do not depend on it.
         overrides: of how and where to run (device, threads, compile, ...), not of what.
         results: results folder.
         jobs: processes at once.
@@ -79,7 +79,7 @@ def reproduce(
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds} asks for no seed", "give at least 1")
     if seeds is not None:
-        asked = (cell if cell.metric == RELATIVE_TIME else replace(cell, seeds=seeds) for cell in table.cells)
+        asked = (cell if cell.timed else replace(cell, seeds=seeds) for cell in table.cells)
         table = replace(table, cells=tuple(asked))
     with planning(dry_run, tell):
         planned = plan_cells(table, budget, overrides, results, check=not only_records, compose=compose)
@@ -88,7 +88,7 @@ def reproduce(
     for folder in [] if only_records else folders:
         here = [cell for cell in planned if cell.config and cell.config.results == folder]
         configs = unique([cell.config for cell in here if cell.config])
-        of = ", times" if here[0].spec.metric == RELATIVE_TIME else ""
+        of = ", times" if here[0].spec.timed else ""
         plan = plan_fitting(Sweep(table.name, f"{table.name}: {table.title}{of}", []), configs, folder)
         failed |= run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task).failed
         if not dry_run:
@@ -119,7 +119,7 @@ def plan_cells(
         if spec.absent:
             cells.append(Planned(spec, None, spec.absent))
             continue
-        key = spec.overrides, spec.seeds, spec.metric == RELATIVE_TIME
+        key = spec.overrides, spec.seeds, spec.timed
         if key not in known:
             config, reason = _configured(compose, spec, [*overrides, f"seeds={spec.seeds}"], budget, results)
             if config and check:
@@ -140,8 +140,8 @@ def _configured(
         if _composes(compose, spec.overrides):
             raise  # the mistake is in what was added to the table's own
         return None, "not in the suite: " + str(problem).splitlines()[0]
-    config = replace(_cut(config, budget), results=str(results or config.results))
-    return _timed(config) if spec.metric == RELATIVE_TIME else config, ""
+    config = replace(config, results=str(results or config.results))
+    return _timed(config) if spec.timed else _cut(config, budget), ""
 
 
 def _timed(config: Config) -> Config:

@@ -57,6 +57,11 @@ class CellSpec:
     switch: str = ""
     note: str = ""
 
+    @property
+    def timed(self) -> bool:
+        """Whether it shows a time and no value of a metric."""
+        return self.metric == RELATIVE_TIME
+
 
 @dataclass(frozen=True)
 class PaperTable:
@@ -118,6 +123,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
             about_column = columns[column]
             _known(f"column {column}", about_column, _COLUMN)
             parts = [text, about_column, about_row, exceptions.get((row, column), {})]
+            metric, seeds = about_column["metric"], _seeds(row, parts)
             identifier = parts[3].get("published", printed.get(column))
             if identifier is not None and numbers and identifier not in numbers:
                 raise ValueError(f"{identifier} is not in published.csv")
@@ -125,10 +131,10 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                 CellSpec(
                     row=row,
                     column=column,
-                    metric=about_column["metric"],
+                    metric=metric,
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
-                    seeds=1 if about_column["metric"] == RELATIVE_TIME else _seeds(row, parts),
+                    seeds=1 if metric == RELATIVE_TIME else seeds,
                     relative_to=about_column.get("relative_to", ""),
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),

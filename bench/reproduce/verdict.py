@@ -9,8 +9,7 @@ of runs is printed.  Otherwise ours is ``better`` or ``worse`` by the metric's d
 
 No verdict is given where the two do not measure the same thing (``protocol unclear``), where they are not meant to
 (``not judged``: times, and switches of a row that is judged), where the budget was cut (``reduced budget``), or from
-fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is
-``worse``, whatever the rest say.
+fewer than ``LEAST_SEEDS`` seeds.  Where more than half of the seeds diverged ours is ``worse``, whatever the rest say.
 
 The rule is generous where runs scatter: two means can agree by it and yet differ by more than chance, which
 ``difference`` tells where the paper prints spread and number of runs.

@@ -21,8 +21,6 @@ from methods.parts.surrogate import surrogate
 from methods.parts.warm_start import warm_start
 from targets.base import Target
 
-LOG_VAR = math.log(0.01)
-
 
 class FullCovariance(SharedCovariance):
     """q(x|z) = N(mu(z), L L^T) with one lower-triangular L for all z, every entry initialised alike.
@@ -99,7 +97,7 @@ class SIVI(SemiImplicitMethod):
         noise_dim: int = 10,
         hidden: tuple[int, ...] = (40, 60, 40),
         activation: Literal["relu", "tanh"] = "tanh",
-        log_var: float = LOG_VAR,
+        log_var: float = math.log(0.01),
         learn_var: bool = False,
         covariance: Literal["diagonal", "full"] = "diagonal",
         entry: float = 0.2,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bench.device_names import check_device_name
 from bench.errors import UserError
 
 
@@ -19,8 +20,9 @@ def resolve_device(name: str) -> torch.device:
     float32, not in the TF32 that torch allows them by default.
 
     Raises:
-        UserError: a CUDA device is asked for that this machine does not have.
+        UserError: no name of a device, or a CUDA device that this machine does not have.
     """
+    check_device_name(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -50,6 +52,11 @@ def clock(device: torch.device | str) -> float:
     elif torch.get_num_threads() == 1:
         return time.process_time()
     return time.perf_counter()
+
+
+def hardware(device: torch.device, threads: int) -> str:
+    """What times were taken on, in one line."""
+    return f"{device_name(device)}, {threads} thread(s), torch {torch.__version__}"
 
 
 def device_name(device: torch.device) -> str:

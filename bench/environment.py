@@ -55,12 +55,16 @@ def source_digest() -> str:
 
 
 def plugins(*components: object) -> dict[str, str]:
-    """Files outside the package that define these classes, by name, with the first digits of their sha256."""
-    found = {}
-    for component in components:
-        path = Path(inspect.getsourcefile(component) or "")  # type: ignore[arg-type]
-        if path.is_file() and not any(path.is_relative_to(ROOT / package) for package in PACKAGES):
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    """Files outside the package that define these classes, with the first digits of their sha256.
+
+    By name; by folder and name where two files have the same.
+    """
+    paths = {Path(inspect.getsourcefile(component) or "") for component in components}  # type: ignore[arg-type]
+    own = [path for path in paths if path.is_file() and not any(path.is_relative_to(ROOT / p) for p in PACKAGES)]
+    names, found = [path.name for path in own], {}
+    for path in sorted(own):
+        name = path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return found
 
 

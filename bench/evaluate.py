@@ -45,6 +45,7 @@ def add_metrics(
     """
     for name in names:
         get("metric", name)
+    resolve_device(device)
     fits = _Fits(store, device)
     added = without = 0
     for known in records:

@@ -8,14 +8,16 @@ seeds together, packs jobs, leaves out what is done or queued and returns at onc
 from __future__ import annotations
 
 import logging
-from typing import Any
+import signal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bench.config.compose import make_config, register_configs
-from bench.config.overrides import CONF
+from bench.config.compose import make_config, plain, register_configs
+from bench.config.overrides import CONF, check_overrides
+from bench.fit.interrupt import listening
+from bench.launch.options import refuse_options
 from bench.run import execute
 
 log = logging.getLogger("sivibench")
@@ -30,10 +32,12 @@ def task(composed: DictConfig) -> list[str]:
     from bench.registry import discover
 
     discover()
-    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     overrides = HydraConfig.get().overrides.task
     try:
-        records = execute(make_config(values, overrides), progress=log.info)
+        refuse_options(overrides)
+        check_overrides(overrides)
+        with listening(signal.SIGINT, signal.SIGTERM):
+            records = execute(make_config(plain(composed), overrides), progress=log.info)
     except Exception:
         log.exception("%s", " ".join(overrides))  # launchers may swallow it
         raise

@@ -21,25 +21,23 @@ RANK_RULE = (
     "the row that opened the group shares its rank; the first separable row opens the next group, whose rank is one "
     "plus the number of rows above it. Two rows are separable when both the bootstrap and the Student-t 95 % interval "
     "of the difference of their means exclude 0: over paired differences where at least half of the seeds are common "
-    "(evaluation noise is shared by seed), else over independent seeds. Where a floor is an error of the value, they "
-    "must also differ by more than half of the larger floor. A row with one seed has no rank, as nothing is known of "
-    "its noise, nor has one that lost more than half of its seeds, which stands below, nor one that stands alone. "
-    "Every row is compared with the one that opened its group only, at the 5 % level and without correction for the "
-    "number of rows."
+    "(evaluation noise is shared by seed; their mean must have the sign of the rows' order), else over independent "
+    "seeds. Where a floor is an error of the value, they must also differ by more than half of the larger floor. A row "
+    "with one seed has no rank, as nothing is known of its noise, nor has one that lost more than half of its seeds, "
+    "which stands below, nor one that stands alone. Every row is compared with the one that opened its group only, at "
+    "the 5 % level and without correction for the number of rows."
 )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and median over seeds with 95 % bootstrap intervals; a bound is None where there is only one seed."""
+    """Mean over seeds with its 95 % interval, and median; a bound is None where there is only one seed."""
 
     n: int
     mean: float
     low: float | None
     high: float | None
     median: float
-    median_low: float | None
-    median_high: float | None
 
     @property
     def half(self) -> float | None:
@@ -54,32 +52,28 @@ def summarise(values: Sequence[float]) -> Summary:
         ValueError: no values, or a value that is not finite (count those apart, as failures).
     """
     x = _array(values)
-    if len(x) == 1:
-        return Summary(1, float(x[0]), None, None, float(x[0]), None, None)
-    mean, median = interval(x), interval(x, "median")
-    return Summary(len(x), float(x.mean()), *mean, float(np.median(x)), *median)
+    low, high = interval(x) if len(x) > 1 else (None, None)
+    return Summary(len(x), float(x.mean()), low, high, float(np.median(x)))
 
 
-def interval(values: Values, statistic: str = "mean", level: float = LEVEL) -> tuple[float, float]:
-    """Expanded percentile bootstrap interval of the mean or the median over seeds; of few, the wider of it and Student.
+def interval(values: Values, level: float = LEVEL) -> tuple[float, float]:
+    """Expanded percentile bootstrap interval of the mean over seeds; of few, what holds it and Student's.
 
     The plain percentile interval is too short for few seeds; its tail is therefore moved out to
     Phi(-sqrt(n / (n - 1)) t_{n-1}) (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.2).
-    Below ``FEW`` seeds resampled means cannot leave the range of the values, so that the interval of the mean also
-    holds Student's.  The resampling indices depend on n alone, so the same values give the same interval everywhere.
+    Below ``FEW`` seeds resampled means cannot leave the range of the values, so that the interval also holds
+    Student's.  The resampling indices depend on n alone, so the same values give the same interval everywhere.
 
     Args:
         values: one number per seed, at least two.
-        statistic: ``mean`` or ``median``.
         level: nominal coverage.
     """
     # sorted, because a set of seeds has no order and the interval must not have one either
     x = np.sort(_array(values))
-    resampled = x[_indices(len(x))]
-    estimates = resampled.mean(axis=1) if statistic == "mean" else np.median(resampled, axis=1)
+    means = x[_indices(len(x))].mean(axis=1)
     tail = _expanded_tail(len(x), level)
-    low, high = np.quantile(estimates, [tail, 1 - tail])
-    if statistic == "mean" and len(x) < FEW:
+    low, high = np.quantile(means, [tail, 1 - tail])
+    if len(x) < FEW:
         half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
         low, high = min(low, x.mean() - half), max(high, x.mean() + half)
     return float(low), float(high)
@@ -96,6 +90,8 @@ def separable(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
     common = sorted(set(a) & set(b))
     if len(common) >= 2 and 2 * len(common) >= max(len(a), len(b)):
         difference = np.array([a[seed] - b[seed] for seed in common])
+        if difference.mean() * (np.mean(list(a.values())) - np.mean(list(b.values()))) <= 0:
+            return False  # the seeds that only one of them has turn the order round
         if np.ptp(difference) == 0.0:
             return bool(difference[0] != 0.0)
         p_value = stats.ttest_1samp(difference, 0.0).pvalue

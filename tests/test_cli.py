@@ -105,6 +105,10 @@ def test_a_file_in_place_of_the_results_folder(engine, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["run", *PAIR, "--results", str(tmp_path / "file")]) == 2
     assert "part of the path is a file" in capsys.readouterr().err
+    # the pages of a report too, before it prints what it cannot write
+    assert main(["report", "--results", str(tmp_path / "none"), "--out", str(tmp_path / "file")]) == 2
+    captured = capsys.readouterr()
+    assert "part of the path is a file" in captured.err and captured.out == ""
 
 
 def test_a_full_disk_keeps_what_is_finished(engine, results, capsys, monkeypatch):

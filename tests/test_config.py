@@ -140,6 +140,8 @@ def test_tuned_file_of_the_chosen_pair_applies_and_the_command_line_wins(tmp_pat
         (["device=tpu"], ["unknown device 'tpu'", "cpu"]),
         (["threads=0"], ["threads=0 is too small"]),
         (["eval.metrics=[nope]"], ["unknown metric 'nope'"]),
+        (["eval.metrics=[nope,nope]"], ["eval.metrics names nope twice"]),
+        (["checkpoint_seconds=nan"], ["checkpoint_seconds=nan is too small"]),
         (["method.lr"], ["cannot read the override 'method.lr'", "there is no '=' in it", "key=value"]),
         (["method.lr=2 method.mode='a"], ["cannot read the override", "the quote ' is not closed"]),
         (["method.lr method.mode=a"], ["cannot read the override", "unexpected ' ' (character 10)"]),

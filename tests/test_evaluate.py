@@ -38,6 +38,11 @@ def test_a_metric_added_later_equals_one_measured_at_once(store, tmp_path):
     assert add_metrics(store, store.records(), ["sliced_w2"], tell=lines.append) == (0, 0)
 
 
+def test_a_device_is_refused_even_if_there_is_nothing_to_measure(store):
+    with pytest.raises(UserError, match="unknown device 'tpu'"):
+        add_metrics(store, [], ["mmd"], device="tpu", tell=print)
+
+
 def test_lost_damaged_and_foreign_parameters_are_counted_and_stop_nothing(store):
     first, second = sorted(store.parameters.iterdir())
     lines: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import registry
+from bench.environment import plugins
 from bench.errors import UserError
 from bench.registry import entries, get, register
 
@@ -119,3 +120,5 @@ def test_plugins_of_one_name_in_two_folders_are_both_loaded(tmp_path, stub_regis
         plugin.write_text("from bench.registry import register\n" + source)
         registry._import_file(plugin)
     assert {"mine_1", "mine_2"} <= entries("method").keys()
+    assert plugins(*(entries("method")[name].obj for name in ("mine_1", "mine_2"))).keys() == {"1/mine.py", "2/mine.py"}
+    assert plugins(entries("method")["mine_1"].obj).keys() == {"mine.py"}

@@ -38,7 +38,7 @@ columns:
   right: {metric: stub, overrides: [target=stub_other]}
   time: {metric: seconds_per_iteration, relative_to: Plain}
 rows:
-  Plain: {overrides: [method=stub_plain], published: [ksivi-004, ksivi-058, ksivi-049]}
+  Plain: {overrides: [method=stub_plain], published: [ksivi-004, ksivi-058, ksivi-049], published_iterations: 2}
   Slow: {overrides: [method=stub_plain, method.lr=2], published: {left: ksivi-001, time: ksivi-052}, note: slower}
   Hungry: {overrides: [method=stub_hungry]}
   Other: {columns: [left], overrides: [method=stub_plain, method.lr=4], published: [ksivi-004], switch: another rate}
@@ -173,7 +173,7 @@ def test_what_cannot_run_says_why(table) -> None:
 
 def test_a_table_is_run_once_and_then_read(table, here, tmp_path) -> None:
     result, cells, lines = run(table, tmp_path)
-    assert not result.failed and "5 cells, 15 runs; 0 finished, 15 to do" in lines[0]
+    assert not result.failed and "5 cells, 15 runs; 0 on record, 15 to do" in lines[0]
     # the stub's values are 0.5, 1.5, 2.5: their mean 1.5 is 1.055 from 2.555, within two standard deviations
     left = cells["Plain", "left"]
     assert left.verdict is Verdict.AGREES and left.values == {0: 0.5, 1: 1.5, 2: 2.5} and left.floor is None
@@ -260,7 +260,7 @@ def test_times_are_relative_and_only_within_one_machine(table, here, tmp_path) -
     _, cells, _ = run(table, tmp_path)
     time = cells["Slow", "time"]
     assert list(time.values.values()) == pytest.approx([1.0]) and time.verdict is Verdict.NOT_JUDGED
-    assert time.published is not None and time.published.value == pytest.approx(70.42 / 58.00)
+    assert time.published is not None and time.published.value == pytest.approx(70.42 / (58.00 / 2))  # of an iteration
 
     def planned(name: str, seconds: float, device: str = "cpu") -> Planned:
         cost = {"seconds": seconds**2, "cpu_seconds": seconds, "iterations": 10}
@@ -292,7 +292,7 @@ def test_renderings(table, here, tmp_path) -> None:
     result, _, _ = run(table, tmp_path)
     text = render.text(result)
     assert "2.555 ± 0.02 (sd of 10)" in text and "agrees" in text and "* A note." in text and "3/3" in text
-    assert "not in the suite" in text and "1.21" in text  # the ratio of the printed times
+    assert "not in the suite" in text and "2.43" in text  # the ratio of the printed times
     latex = render.latex(result)
     assert latex.count(r"\\") == 7 and "(2.555 $\\pm$ 0.02)" in latex and r"$^\dagger$" in latex
     assert json.loads(json.dumps(render.data(result)))["progress"]["judged"] == 1
@@ -395,5 +395,5 @@ def test_a_row_may_ask_for_fewer_seeds_than_its_table(here, tmp_path) -> None:
     given = reproduce(table, seeds=7, results=tmp_path / "results", only_records=True)
     assert [cell.wanted for cell in given.cells] == [7, 7]
     (tmp_path / "none.yaml").write_text(json.dumps(text | {"seeds": 0}))
-    with pytest.raises(UserError, match="row quick: 0 is no number"):
+    with pytest.raises(UserError, match="row quick: 0 is not a number"):
         load_table("none", tmp_path)

@@ -230,7 +230,7 @@ def test_three_thousand_cells_are_planned_by_few_compositions(tmp_path, monkeypa
     lines: list[str] = []
     outcome = run_sweep(sweep_of([line]), results=tmp_path, dry_run=True, tell=lines.append)
     assert len(outcome.plan.cells) == 3000 and len(calls) == 5  # methods + targets
-    assert "3000 cells, 3000 runs; 0 finished, 3000 to do" in lines[0]
+    assert "3000 cells, 3000 runs; 0 on record, 3000 to do" in lines[0]
 
 
 def test_groups_and_packs(tmp_path):

@@ -99,13 +99,19 @@ def test_table_is_written_cell_by_cell_and_continued(tmp_path, monkeypatch, caps
     assert [(row["mode"], row["seeds"]) for row in first] == [("plain", 1), ("eager", 1), ("eager", 2)]
     assert first[0]["times_faster_than_plain"] == 1 and all(row["ms_per_seed_iteration"] > 0 for row in first)
     assert first[0]["peak_bytes"] is None and 50e6 < first[1]["peak_bytes"] < 4e9
-    speed("meanfield,bam")
+    speed("meanfield,bam", "--memory")
     table = json.loads(output.read_text())
     rows = table["rows"]
     assert rows[:3] == first and {row["method"] for row in rows[3:]} == {"bam"}
     assert text.read_text() == markdown(table) and "| meanfield × banana | 2, eager |" in text.read_text()
-    with pytest.raises(UserError, match="other overrides"):
-        speed("meanfield", "method.batch=5")
+    for more in (["--memory", "method.batch=5"], [], ["--memory", "--rounds", "3"], ["--memory", "--seeds", "1"]):
+        with pytest.raises(UserError, match="other overrides or other settings"):
+            speed("meanfield", *more)
+    assert json.loads(output.read_text()) == table
+    from bench.cli import main
+
+    assert main(["speed", "--draws", "5", "--method", "meanfield", "--target", "banana", "--output", str(output)]) == 2
+    assert "holds no times of draws" in capsys.readouterr().err and json.loads(output.read_text()) == table
 
 
 def test_peak_memory_is_felt():

@@ -27,7 +27,6 @@ def test_interval_of_known_small_data():
     assert stats.interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
     # of few seeds it is Student's where that is wider: t_1 = 12.7, standard error 1/2
     assert stats.interval([1.0, 2.0]) == pytest.approx((1.5 - 6.353, 1.5 + 6.353), abs=1e-3)
-    assert stats.interval([1.0, 2.0], "median") == pytest.approx((1.0, 2.0))
     summary = stats.summarise([4.0, 1.0, 2.0, 3.0])
     assert (summary.n, summary.mean, summary.median) == (4, 2.5, 2.5)
     assert summary.low == pytest.approx(2.5 - 2.054, abs=1e-3) and summary.high == pytest.approx(4.554, abs=1e-3)
@@ -36,7 +35,6 @@ def test_interval_of_known_small_data():
 def test_interval_ignores_the_order_of_seeds():
     x = [0.3, 0.1, 0.25, 0.9, 0.4]
     assert stats.interval(x) == stats.interval(x[::-1])
-    assert stats.interval(x, "median") == stats.interval(x[::-1], "median")
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
@@ -105,6 +103,12 @@ def test_half_of_the_seeds_in_common_are_enough_to_pair():
     b = {seed: 10.0 * seed + 1.0 + 0.01 * seed for seed in range(2, 6)}
     assert stats.separable(a, b)  # two common seeds of four: differences 1.02 and 1.03
     assert not stats.separable(a, {seed + 1: value for seed, value in b.items()})  # one common seed
+
+
+def test_rows_are_not_told_apart_against_their_order():
+    a = {seed: 1.0 if seed < 5 else 0.0 for seed in range(10)}
+    b = {seed: 0.9 for seed in range(5)}
+    assert stats.ranks({"a": a, "b": b}) == {"a": 1, "b": 1}  # b is ahead on every common seed, a's mean is lower
 
 
 def test_the_interval_of_seven_seeds_holds_students():

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from bench import claims
 from bench.config import CONF, compose
 from bench.errors import UserError
-from bench.plan.cells import make_plan
+from bench.plan.cells import make_plan, refresh
 from bench.plan.expand import load_sweep, sweep_of
 from bench.store import Store
 from bench.sweep import run_sweep
 from bench.sweep.pool import run_cells
+from bench.sweep.run import LOCAL, run_plan
 from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other, task_long
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
@@ -70,6 +72,9 @@ def test_lines_add_cells_where_the_file_says_so(write, results):
     same = "method=stub_plain target=stub_other seeds=1 train.iterations=7"
     plan = make_plan(write(BOTH, same, same, replace="false"), results=results)
     assert [cell.config.train["iterations"] for cell in plan.cells] == [10000, 10000, 7]
+    more = "method=stub_plain target=stub_other seeds=[1,5]"
+    plan = make_plan(write(BOTH, more, replace="false"), results=results)
+    assert [cell.config.seeds for cell in plan.cells] == [[0, 1], [0, 1, 5]]
 
 
 def test_an_exclude_pattern_that_can_name_no_cell_is_refused(write):
@@ -91,12 +96,13 @@ def test_cells_that_do_not_fit_are_listed_and_excluded_ones_are_not(write, resul
     assert (method, target) == ("stub_hungry", "stub_gauss") and "needs noised" in reason
 
 
-def test_a_target_that_cannot_be_had_stops_neither_the_plan_nor_the_other_cells(write, results, monkeypatch):
+@pytest.mark.parametrize("error", [UserError("no data"), ValueError("width must be positive")])
+def test_a_target_that_cannot_be_had_stops_neither_the_plan_nor_the_other_cells(write, results, monkeypatch, error):
     from bench.plan import cells as module
 
     def build(config):
         if config.target["name"] == "stub_other":
-            raise UserError("no data")
+            raise error
         return original(config)
 
     original = module.build_target
@@ -170,7 +176,7 @@ def test_only_what_is_missing_runs(write, results):
     lines: list[str] = []
     dry = run_sweep(write(BOTH), results=results, dry_run=True, tell=lines.append, task=task_done)
     assert dry.results == [] and not dry.failed
-    assert "2 cells, 4 runs; 2 finished, 2 to do" in lines[0]
+    assert "2 cells, 4 runs; 2 on record, 2 to do" in lines[0]
     first = run_sweep(write(BOTH), results=results, jobs=2, tell=lines.append, task=task_done)
     assert [(r.cell.target, r.statuses) for r in first.results] == [("stub_other", {0: "done", 1: "done"})]
     assert "[1/1] stub_plain x stub_other: 2 done" in lines[-1] and "0 left" in lines[-1]
@@ -178,6 +184,41 @@ def test_only_what_is_missing_runs(write, results):
     again = run_sweep(write(BOTH), results=results, tell=lines.append, task=task_done)
     assert again.results == [] and not again.failed
     assert len(Store(results).files()) == 4
+    # what is told of the cells is how they stand at the end
+    for outcome in (first, again):
+        assert [cell["done"] for cell in outcome.as_dict()["cells"]] == [2, 2]
+
+
+def test_a_run_that_is_done_is_not_running_while_a_metric_is_added_to_it(write, results):
+    store, config = Store(results), compose(["method=stub_plain", "target=stub_gauss", "seeds=2"])
+    store.put(record_of(config, 0))
+    store.put(record_of(config, 1, "failed"))
+    plan = make_plan(write("method=stub_plain target=stub_gauss seeds=2"), results=results)
+    with claims.claim(store.claims, [config.run_id(0), config.run_id(1)], {}):
+        assert {k: n for k, n in refresh(plan).cells[0].counts().items() if n} == {"done": 1, "running": 1}
+    assert {k: n for k, n in refresh(plan).cells[0].counts().items() if n} == {"done": 1, "failed": 1}
+
+
+def test_batches_that_are_on_record_start_no_process(write, results):
+    config, seen = compose(["method=stub_plain", "target=stub_gauss", "seeds=4"]), []
+    for record in fit_done(config, [0, 1], Store(results)):
+        Store(results).put(record)
+
+    def task(config, *, retry=False):
+        seen.append(config.seeds)
+        return fit_done(config, config.seeds, Store(results))
+
+    plan = make_plan(write("method=stub_plain target=stub_gauss seeds=4"), results=results)
+    run_plan(plan, options=LOCAL | {"name": "debug", "seeds": 2}, tell=lambda text: None, task=task)
+    assert seen == [[2, 3]]
+
+
+@pytest.mark.parametrize("text", ["5", "[1, 2]", "word"])
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="cannot read the sweep"):
+        load_sweep(str(path))
 
 
 def test_a_killed_child_costs_one_cell(write, results):

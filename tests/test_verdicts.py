@@ -111,9 +111,14 @@ def test_the_distance_of_perfect_draws_is_no_tolerance() -> None:
     """Two samples of p are apart; a method whose distance lies that much lower or higher is not the same for it."""
     discover()
     distances = ("sliced_w_pot", "sliced_w2", "truncated_w_5", "ks_distance_r", "js_sets", "fd_digits")
-    for name in (*distances, "elbo_lower", "entropy_upper"):
+    for name in (*distances, "marginal_mean_error", "elbo_lower", "entropy_upper"):
         assert not entries("metric")[name].obj.floor_is_noise
     assert entries("metric")["kl_forward_mc"].obj.floor_is_noise
+
+
+def test_p_values_are_not_ranked() -> None:
+    """Uniform for draws of p: of two that are not small none is better."""
+    assert [entries("metric")[f"ks_pvalue_{name}"].obj.ranked for name in "rp"] == [False, False]
 
 
 def printed_cells(**cells):

@@ -11,13 +11,15 @@ from typing import Any
 from bench import registry
 from bench.cli.shared import print_json, records_of, store_of
 from bench.errors import UserError
-from bench.files import explain_os_error
+from bench.files import check_place, explain_os_error
 from bench.plan.expand import sweeps_of
 from bench.report.table import About
 
 
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the pages; 1 if a record is unreadable."""
+    if args.out:
+        check_place(Path(args.out) / "report.html")
     as_json, render_terminal, write = _renderers(args)
     store, records, code = records_of(args)
     if args.json:

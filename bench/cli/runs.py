@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from bench.cli.parser import retry_of
 from bench.cli.shared import describe, print_json, teller, to_stderr
@@ -60,7 +61,7 @@ def headline(config: Config) -> str:
 
 def sweep_named(name: str, overrides: list[str]) -> tuple[str | Sweep, list[str]]:
     """A sweep of a file with overrides on top; or one whose single line are the overrides, the name among them."""
-    if "=" not in name or name.endswith((".yaml", ".yml")):
+    if "=" not in name or Path(name).is_file():
         return name, overrides
     where, rest = split_options([name, *overrides])
     return sweep_of([shlex.join(rest)]), where

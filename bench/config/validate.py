@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from bench import registry
 from bench.config.schema import AT_LEAST, CHOICES, allowed_values
+from bench.device_names import check_device_name
 from bench.errors import UserError
-
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def validate(values: dict[str, Any]) -> None:
@@ -20,19 +18,21 @@ def validate(values: dict[str, Any]) -> None:
     """
     for key, least in AT_LEAST.items():
         value = _at(values, key)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # so that NaN is refused, too
             raise UserError(f"{key}={value} is too small", f"give at least {least}")
     for key, choices in CHOICES.items():
         _one_of(key, _at(values, key), choices)
-    if not _DEVICE.fullmatch(values["device"]):
-        raise UserError(f"unknown device {values['device']!r}", "choose from: auto, cpu, cuda, cuda:<number>")
+    check_device_name(values["device"])
     for kind in ("method", "target"):
         entry = registry.get(kind, values[kind]["name"])  # type: ignore[arg-type]
         for key, parameter in entry.parameters.items():
             literals = allowed_values(parameter.annotation)
             if literals is not None and values[kind][key] is not None:
                 _one_of(f"{kind}.{key}", values[kind][key], literals)
-    for name in values["eval"]["metrics"] or ():
+    metrics = values["eval"]["metrics"] or ()
+    for name in metrics:
+        if metrics.count(name) > 1:
+            raise UserError(f"eval.metrics names {name} twice", "name each metric once")
         registry.get("metric", name)
 
 

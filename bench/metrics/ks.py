@@ -82,7 +82,8 @@ class _Marginal(_KS):
 
 
 class _PValue(_Marginal):
-    """Its p-value: uniform on [0, 1] for draws of p, so a value is evidence only where it is small."""
+    """Its p-value: uniform on [0, 1] for draws of p, so a value is evidence only where it is small
+    and none is ranked."""
 
     direction: ClassVar[Literal["lower", "higher"]] = "higher"
 
@@ -111,7 +112,7 @@ class KSDistanceP(_Marginal):
     published_setting: ClassVar[str] = "marginal of p"
 
 
-@register("metric", "ks_pvalue_r", source=SOURCE)
+@register("metric", "ks_pvalue_r", source=SOURCE, ranked=False)
 class KSPValueR(_PValue):
     """p-value of the two-sample KS test of the marginal of r (negative binomial), 2000 against 2000 draws."""
 
@@ -120,7 +121,7 @@ class KSPValueR(_PValue):
     published_setting: ClassVar[str] = "marginal of r"
 
 
-@register("metric", "ks_pvalue_p", source=SOURCE)
+@register("metric", "ks_pvalue_p", source=SOURCE, ranked=False)
 class KSPValueP(_PValue):
     """p-value of the two-sample KS test of the marginal of p (negative binomial), 2000 against 2000 draws."""
 

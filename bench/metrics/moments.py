@@ -42,6 +42,8 @@ class MomentError(Metric):
         n: draws of q (and half of the exact draws of p, where p has an exact sampler).
     """
 
+    floor_is_noise: ClassVar[bool] = False
+
     def __init__(self, *, n: int = 4000) -> None:
         self.n = n
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from bench import claims
 from bench.config import Composer, Config, Unfit, build_target, canonical_json, check_needs, hydra_loader
-from bench.errors import UserError
 from bench.plan.expand import Sweep, expand, load_sweep
 from bench.plan.pace import Paces, pace_of
 from bench.run import Retry, finished, retried
@@ -51,12 +50,9 @@ class Cell:
         """Number of seeds by status, ``running`` and ``missing`` among them."""
         found = dict.fromkeys((*STATUSES, "running", "missing"), 0)
         for seed in self.config.seeds:
-            if seed in self.running:
-                found["running"] += 1
-            elif seed in self.records:
-                found[self.records[seed]["status"]] += 1
-            else:
-                found["missing"] += 1
+            status = self.records[seed]["status"] if seed in self.records else "missing"
+            # a run that is done is claimed while a metric is added to it
+            found["running" if seed in self.running and status != "done" else status] += 1
         return found
 
 
@@ -103,13 +99,14 @@ def misfit(config: Config, targets: dict[str, Target | None]) -> str:
     """Why the method cannot be fitted to the target; empty if it can, or if the target's data are not here.
 
     Args:
-        targets: those built so far, added to; None where the data cannot be had: such cells fail when they run.
+        targets: those built so far, added to; None where one cannot be built, as without its data: such cells fail
+            when they run.
     """
     key = canonical_json(config.target)
     if key not in targets:
         try:
             targets[key] = build_target(config)
-        except UserError:
+        except Exception:  # whatever a plugin raises is its own runs' failure, not the sweep's
             targets[key] = None
     try:
         if (target := targets[key]) is not None:
@@ -131,12 +128,7 @@ def plan_fitting(
         UserError: a corrupt record of one of the cells.
     """
     store = Store(results or sweep.results or (configs[0].results if configs else "results"))
-    busy = claims.standing(store.claims)
-    cells = []
-    for config in configs:
-        running = tuple(seed for seed in config.seeds if config.run_id(seed) in busy)
-        cells.append(Cell(config, finished(config, store, config.seeds), running))
-    return Plan(sweep, store, cells, list(skipped))
+    return Plan(sweep, store, _cells(configs, store), list(skipped))
 
 
 def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None) -> list[Config]:
@@ -153,19 +145,38 @@ def _configs(sweep: Sweep, overrides: Sequence[str], results: Path | str | None)
             method, target = config.method["name"], config.target["name"]
             if any(fnmatch(f"{method}/{target}", pattern) for pattern in sweep.exclude):
                 continue
-            same = of_line.setdefault((method, target), {})
-            known = same.get(config.config_id)
-            seeds = sorted({*known.seeds, *config.seeds}) if known else config.seeds
-            same[config.config_id] = replace(config, seeds=seeds)
-        for pair, cells in of_line.items():
-            by_pair[pair] = cells if sweep.replace else by_pair.get(pair, {}) | cells
+            _unite(of_line.setdefault((method, target), {}), config)
+        if sweep.replace:
+            by_pair |= of_line
+            continue
+        for pair, configs in of_line.items():
+            for config in configs.values():
+                _unite(by_pair.setdefault(pair, {}), config)
     return [config for configs in by_pair.values() for config in configs.values()]
 
 
+def _unite(configs: dict[str, Config], config: Config) -> None:
+    """Add a configuration, or its seeds to the equal one there is."""
+    known = configs.get(config.config_id)
+    seeds = sorted({*known.seeds, *config.seeds}) if known else config.seeds
+    configs[config.config_id] = replace(config, seeds=seeds)
+
+
 def refresh(plan: Plan) -> Plan:
-    """The plan with the records there are now."""
-    cells = [replace(cell, records=finished(cell.config, plan.store, cell.config.seeds)) for cell in plan.cells]
-    return replace(plan, cells=cells)
+    """The plan with the records and the running processes there are now."""
+    return replace(plan, cells=_cells([cell.config for cell in plan.cells], plan.store))
+
+
+def _cells(configs: Sequence[Config], store: Store) -> list[Cell]:
+    busy = claims.standing(store.claims)
+    return [
+        Cell(
+            config,
+            finished(config, store, config.seeds),
+            running=tuple(seed for seed in config.seeds if config.run_id(seed) in busy),
+        )
+        for config in configs
+    ]
 
 
 def longest_first(cells: list[Cell], paces: Paces) -> list[Cell]:

@@ -61,7 +61,8 @@ def load_sweep(name: str) -> Sweep:
         values = {"title": path.stem, **values}
         merged = OmegaConf.merge(OmegaConf.structured(Sweep(path.stem, "", [])), values)
         sweep = OmegaConf.to_object(merged)
-    except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:  # ValueError: it is no text
+    # ValueError: it is no text; OSError: OmegaConf's for YAML that is neither a mapping nor a list
+    except (YAMLError, OmegaConfBaseException, TypeError, ValueError, OSError) as error:
         keys = "title, overrides, exclude, results, notes, report, replace"
         raise UserError(
             f"cannot read the sweep {path}: {str(error).splitlines()[0]}",

@@ -81,44 +81,63 @@ def _compared(
     cell: Planned, reference: Planned | None, numbers: Mapping[str, dict[str, str]], budget: float
 ) -> Compared:
     spec, row = cell.spec, numbers.get(cell.spec.published or "")
-    number = printed(row) if row else None
+    number, truth = (printed(text) if text else None for text in (row, _printed_row(reference, numbers)))
     if spec.timed:
-        number = _relative(number, numbers.get(reference.spec.published or "") if reference else None)
+        number = _relative(number, truth, spec, reference)
     found = _collected(cell, reference)
-    values, floors = found.values, found.floors
-    floor = fmean(floors.values()) if floors else None
-    judged, ours, remarks = number, list(values.values()), []
-    direction, noise = _direction(spec.metric)
-    if spec.excess_over and number and values and reference and floors.keys() >= values.keys():
-        truth = numbers[reference.spec.published or ""]
-        judged, ours, noise = _above(number, printed(truth)), [values[s] - floors[s] for s in values], False
-        remarks.append(f"above {spec.excess_over}: printed {judged.value:.3g}, ours {fmean(ours):.3g}")
+    basis = _basis(spec, number, truth, found)
     verdict = judge(
-        judged,
-        ours,
-        direction=direction,
-        floor=floor if noise else None,
+        basis.printed,
+        basis.ours,
+        direction=_direction(spec.metric)[0],
+        floor=basis.floor,
         diverged=found.failures["diverged"] + found.failures["not finite"],
         full=budget == 1,
         doubt=bool(spec.doubt),
         meant=not (spec.switch or spec.timed),
     )
-    apart = _apart(judged, ours, floor if noise else None) if judged and verdict is Verdict.AGREES else ""
+    apart = _apart(basis) if verdict is Verdict.AGREES else ""
     return Compared(
         spec=spec,
         published=number,
         row=row,
-        values=values,
+        values=found.values,
         wanted=spec.seeds,
         failures=dict(found.failures),
-        floor=floor,
+        floor=fmean(found.floors.values()) if found.floors else None,
         reason="; ".join(found.reasons),
-        remark="; ".join([*remarks, *filter(None, [apart])]),
+        remark="; ".join(filter(None, [basis.remark, apart])),
         differs=bool(apart),
         verdict=verdict,
         config_id=cell.config.config_id if cell.config else "",
         full=budget == 1,
     )
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What a verdict rests on: a printed number, ours by seed, and the floor if that is an error of ours."""
+
+    printed: Printed | None
+    ours: list[float]
+    floor: float | None
+    remark: str = ""
+
+
+def _basis(spec: CellSpec, number: Printed | None, truth: Printed | None, found: Collected) -> _Basis:
+    """Both numbers as they are, or, in a table with a row of the paper's own truth, what is above it."""
+    values, floors = found.values, found.floors
+    if spec.excess_over and number and truth and values and floors.keys() >= values.keys():
+        above = replace(number, value=number.value - truth.value, rounding=number.rounding + truth.rounding)
+        ours = [values[seed] - floors[seed] for seed in values]
+        remark = f"above {spec.excess_over}: printed {above.value:.3g}, ours {fmean(ours):.3g}"
+        return _Basis(above, ours, None, remark)
+    noise = floors and _direction(spec.metric)[1]
+    return _Basis(number, list(values.values()), fmean(floors.values()) if noise else None)
+
+
+def _printed_row(planned: Planned | None, numbers: Mapping[str, dict[str, str]]) -> dict[str, str] | None:
+    return numbers.get(planned.spec.published or "") if planned else None
 
 
 def _collected(cell: Planned, reference: Planned | None) -> Collected:
@@ -149,8 +168,10 @@ def _direction(metric: str) -> tuple[str, bool]:
     return declared.direction, declared.direction == "lower" and declared.floor_is_noise
 
 
-def _apart(judged: Printed, ours: Sequence[float], floor: float | None) -> str:
+def _apart(basis: _Basis) -> str:
     """In what sense the means of two that agree differ by more than chance; empty if they do not, or cannot be told."""
+    judged, ours, floor = basis.printed, basis.ours, basis.floor
+    assert judged is not None  # else they would not agree
     p = difference(judged, ours)
     if p is not None and p >= DIFFERENT or len(ours) < 2:
         return ""
@@ -165,10 +186,6 @@ def _apart(judged: Printed, ours: Sequence[float], floor: float | None) -> str:
         return ""
     unknown = "unknown spread" if judged.sd is None else "an unknown number of runs"
     return f"by {carries}; the printed number, of {unknown}, is outside our 95 % interval"
-
-
-def _above(number: Printed, truth: Printed) -> Printed:
-    return replace(number, value=number.value - truth.value, rounding=number.rounding + truth.rounding)
 
 
 def relative_times(cell: Planned, reference: Planned | None) -> tuple[dict[int, float], str]:
@@ -199,11 +216,14 @@ def _pace(record: Record) -> tuple[float, tuple[Any, ...]] | None:
     return seconds / sharing / cost["iterations"], where
 
 
-def _relative(number: Printed | None, reference: dict[str, str] | None) -> Printed | None:
-    """A printed time over that of the reference row; never comparable with ours, for the machines differ."""
-    if number is None or reference is None:
+def _relative(
+    number: Printed | None, unit: Printed | None, spec: CellSpec, reference: Planned | None
+) -> Printed | None:
+    """A printed time of an iteration over that of the reference row; not comparable with ours: the machines differ."""
+    if number is None or unit is None or reference is None:
         return None
-    return Printed(number.value / float(reference["value"]), number.rounding / float(reference["value"]), None, False)
+    one = unit.value / reference.spec.published_iterations * spec.published_iterations
+    return Printed(number.value / one, number.rounding / one, None, False)
 
 
 def progress(cells: Sequence[Compared]) -> dict[str, int]:

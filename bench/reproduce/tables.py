@@ -21,7 +21,7 @@ SEEDS = 10
 
 _TABLE = {"title", "paper", "seeds", "overrides", "columns", "rows", "cells", "notes", "doubt", "excess_over"}
 _COLUMN = {"overrides", "metric", "relative_to", "doubt", "note"}
-_ROW = {"columns", "overrides", "published", "absent", "doubt", "switch", "note", "seeds"}
+_ROW = {"columns", "overrides", "published", "absent", "doubt", "switch", "note", "seeds", "published_iterations"}
 _CELL = {"row", "column", "overrides", "published", "absent", "doubt", "note", "seeds"}
 
 
@@ -36,6 +36,7 @@ class CellSpec:
         published: id in results/published.csv, None where the paper prints no number.
         seeds: how many it asks for.
         relative_to: row whose time is 1 in a column of times.
+        published_iterations: how many of them the printed time is of.
         excess_over: row of the paper's own truth.  The cell is judged by what is above it: the printed numbers above
             the printed truth, ours above their floors, which are on the same draws.
         absent: why the suite does not run this cell; empty if it does.
@@ -51,6 +52,7 @@ class CellSpec:
     published: str | None
     seeds: int = SEEDS
     relative_to: str = ""
+    published_iterations: int = 1
     excess_over: str = ""
     absent: str = ""
     doubt: str = ""
@@ -123,7 +125,7 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
             about_column = columns[column]
             _known(f"column {column}", about_column, _COLUMN)
             parts = [text, about_column, about_row, exceptions.get((row, column), {})]
-            metric, seeds = about_column["metric"], _seeds(row, parts)
+            metric = about_column["metric"]
             identifier = parts[3].get("published", printed.get(column))
             if identifier is not None and numbers and identifier not in numbers:
                 raise ValueError(f"{identifier} is not in published.csv")
@@ -134,8 +136,9 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
                     metric=metric,
                     overrides=merged([o for part in parts for o in part.get("overrides") or ()]),
                     published=identifier,
-                    seeds=1 if metric == RELATIVE_TIME else seeds,
+                    seeds=1 if metric == RELATIVE_TIME else _number("seeds", row, parts, SEEDS),
                     relative_to=about_column.get("relative_to", ""),
+                    published_iterations=_number("published_iterations", row, [about_row], 1),
                     excess_over=truth if row != truth else "",
                     absent=_last("absent", parts),
                     doubt=_last("doubt", parts),
@@ -149,10 +152,10 @@ def _table(name: str, text: dict[str, Any], numbers: dict[str, dict[str, str]]) 
     )  # fmt: skip
 
 
-def _seeds(row: str, parts: list[dict[str, Any]]) -> int:
-    found: Any = next((part["seeds"] for part in reversed(parts) if "seeds" in part), SEEDS)
+def _number(key: str, row: str, parts: list[dict[str, Any]], usual: int) -> int:
+    found: Any = next((part[key] for part in reversed(parts) if key in part), usual)
     if type(found) is not int or found < 1:
-        raise ValueError(f"seeds of row {row}: {found!r} is no number of seeds")
+        raise ValueError(f"{key} of row {row}: {found!r} is not a number from 1 on")
     return found
 
 

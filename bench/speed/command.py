@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.config import compose
-from bench.device import device_name, resolve_device
+from bench.device import hardware, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
 from bench.files import check_place, write_atomic
@@ -24,9 +24,12 @@ from bench.speed.render import markdown, terminal
 
 Row = dict[str, Any]
 
-SEEDS, MODES = "1,10", "eager,compile"
-OF_STEPS = ("all", "seeds", "modes", "memory", "markdown")
+SEEDS, MODES, SECONDS = "1,10", "eager,compile", 2.0
+OF_STEPS = ("all", "seeds", "modes", "seconds", "memory", "markdown")
 """Options that ``--draws`` has no use for."""
+
+COMMON = ("hardware", "overrides", "settings")
+"""What all rows of an output file have in common, beside the code."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", help=f"eager (traced graph), compile (default: {MODES})")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time per variant and round")
+    parser.add_argument("--seconds", type=float, help=f"time per variant and round (default: {SECONDS})")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each variant in a process of its own")
     parser.add_argument("--draws", type=int, metavar="N", help="time N draws of each method instead of training steps")
@@ -65,16 +68,22 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"unknown mode {', '.join(unknown)}", "choose from: eager, compile")
     device, counts, targets = resolve_device(args.device), _counts(args.seeds or SEEDS), args.target.split(",")
     cells = every_method(targets) if args.all else [(m, t) for m in args.method.split(",") for t in targets]
-    hardware = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
-    env = environment(device, threads=args.threads, compile="compile" in modes)
-    table: dict[str, Any] = {"hardware": hardware, "env": env, "overrides": args.overrides}
-    rows = table["rows"] = [] if args.output is None else _known(args.output, table)
+    seconds = args.seconds or SECONDS
+    table: dict[str, Any] = {
+        "hardware": hardware(device, args.threads),
+        "env": environment(device, threads=args.threads, compile="compile" in modes),
+        "overrides": args.overrides,
+        "settings": {"seeds": counts, "modes": modes, "rounds": args.rounds, "seconds": seconds, "memory": args.memory},
+    }
+    rows: list[Row] = [] if args.output is None else _known(args.output, table)
+    table["rows"] = rows
     say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    say(hardware)
+    say(table["hardware"])
     for cell in cells:
         found = [row for row in rows if (row["method"], row["target"]) == cell]
         if not found:
-            rows += (found := _measured(cell, args, device, counts, modes))
+            found = _measured(cell, table, device)
+            rows += found
             if args.output is not None:
                 write_atomic(args.output, _text(table).encode())
         say(terminal(found, args.overrides))
@@ -89,20 +98,23 @@ def _known(path: Path, table: dict[str, Any]) -> list[Row]:
     """Rows of an output file that is to be continued.
 
     Raises:
-        UserError: it holds something else, or times of another machine, other code or other overrides.
+        UserError: it holds something else, or times of another machine, other code, overrides or settings.
     """
     if not path.exists():
         return []
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
-        before, rows = (old["hardware"], old["env"]["source"], old["overrides"]), list(old["rows"])
+        before, rows = (old["env"]["source"], *(old.get(key) for key in COMMON)), list(old["rows"])
         of_steps = all({"method", "target", "mode", "seeds", "times_faster_than_plain"} <= row.keys() for row in rows)
     except (ValueError, LookupError, TypeError, AttributeError):  # no text, no JSON, JSON of another kind
         of_steps = False
     if not of_steps:
         raise UserError(f"{path} holds no times of training steps", "name another file")
-    if before != (table["hardware"], table["env"]["source"], table["overrides"]):
-        raise UserError(f"{path} holds times of another machine, other code or other overrides", "name another file")
+    if before != (table["env"]["source"], *(table[key] for key in COMMON)):
+        raise UserError(
+            f"{path} holds times of another machine, other code, other overrides or other settings",
+            'name another file, or repeat the command that wrote it (its "settings" are in it)',
+        )
     return rows
 
 
@@ -123,16 +135,14 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _measured(
-    cell: Cell, args: argparse.Namespace, device: torch.device, counts: list[int], modes: list[str]
-) -> list[Row]:
-    method, target = cell
+def _measured(cell: Cell, table: dict[str, Any], device: torch.device) -> list[Row]:
+    (method, target), settings = cell, table["settings"]
     if not get("method", method).obj.trained:
         raise UserError(f"{method} has no training steps to time", "--draws N times its draws")
-    overrides = [f"method={method}", f"target={target}", *args.overrides]
-    found = variants(compose(overrides), device, counts, modes)
-    measure(found, device, rounds=args.rounds, seconds=args.seconds)
-    for variant in found[1:] if args.memory else ():
+    overrides = [f"method={method}", f"target={target}", *table["overrides"]]
+    found = variants(compose(overrides), device, settings["seeds"], settings["modes"])
+    measure(found, device, rounds=settings["rounds"], seconds=settings["seconds"])
+    for variant in found[1:] if settings["memory"] else ():
         variant.peak_bytes = peak_of_fit(overrides, device, variant.seeds, variant.mode)
     return [_row(method, target, variant, found[0]) for variant in found]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from bench.config import build_method, build_target, compose
-from bench.device import clock, device_name, resolve_device
+from bench.device import clock, hardware, resolve_device
 from bench.environment import environment
+from bench.errors import UserError
 from bench.files import write_atomic
 from bench.fit.members import initialise
 from bench.metrics.base import Fitted
@@ -52,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
     """One row per method and target, printed and, if asked for, written."""
     torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
-    hardware = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
+    if args.output is not None:
+        _refuse_other_files(args.output)
     rows = []
     for method in args.method.split(","):
         for target in args.target.split(","):
@@ -66,9 +69,26 @@ def main(args: argparse.Namespace) -> int:
                     flush=True,
                 )
     env = environment(device, threads=args.threads, compile=False)
-    text = json.dumps({"hardware": hardware, "env": env, "overrides": args.overrides, "rows": rows}, indent=1) + "\n"
+    head = {"hardware": hardware(device, args.threads), "env": env, "overrides": args.overrides}
+    text = json.dumps({**head, "rows": rows}, indent=1) + "\n"
     if args.output is not None:
         write_atomic(args.output, text.encode())
     if args.json:
         print(text, end="")
     return 0
+
+
+def _refuse_other_files(path: Path) -> None:
+    """An earlier file of draws is written anew, anything else is kept.
+
+    Raises:
+        UserError: there is a file, and it holds no times of draws.
+    """
+    if not path.exists():
+        return
+    try:
+        of_draws = all("nfe" in row for row in json.loads(path.read_text(encoding="utf-8"))["rows"])
+    except (ValueError, LookupError, TypeError):  # no text, no JSON, JSON of another kind
+        of_draws = False
+    if not of_draws:
+        raise UserError(f"{path} holds no times of draws", "name another file")

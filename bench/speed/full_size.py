@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import compose
 from bench.config.schema import arguments
-from bench.device import clock, device_name, peak_bytes, resolve_device
+from bench.device import clock, hardware, peak_bytes, resolve_device
 from bench.environment import environment
 from bench.errors import UserError
 from bench.files import write_atomic
@@ -143,7 +143,7 @@ def main(given: Sequence[str] | None = None) -> None:
     device = resolve_device(args.device)
     row = step(args.table, [f"method.batch={args.batch}", *args.overrides], device)
     row["env"] = environment(device, threads=args.threads, compile=False)
-    row["hardware"] = f"{device_name(device)}, {args.threads} thread(s), torch {torch.__version__}"
+    row["hardware"] = hardware(device, args.threads)
     print(json.dumps({key: value for key, value in row.items() if key != "env"}, indent=1))
     if args.output:
         rows = json.loads(args.output.read_text()) if args.output.is_file() else []

@@ -39,7 +39,7 @@ def cost(todo: list[Cell], store: Store, tell: Tell) -> None:
 def announce(plan: Plan, todo: list[Cell], retry: Retry, tell: Tell) -> None:
     """How much there is to do, and which cells do not fit."""
     runs, wanted = sum(len(cell.config.seeds) for cell in plan.cells), sum(len(c.todo(retry=retry)) for c in todo)
-    tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {runs} runs; {runs - wanted} finished, {wanted} to do")
+    tell(f"{plan.sweep.title}: {len(plan.cells)} cells, {runs} runs; {runs - wanted} on record, {wanted} to do")
     for method, target, reason in plan.skipped:
         tell(f"skipped {method} x {target}: {reason}")
 

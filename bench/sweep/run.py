@@ -18,7 +18,7 @@ from bench.fit.interrupt import Interrupted
 from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, meaningless, split_options
 from bench.launch.site import load_site
-from bench.plan.cells import Cell, Plan, longest_first, make_plan
+from bench.plan.cells import Cell, Plan, longest_first, make_plan, refresh
 from bench.plan.expand import Sweep
 from bench.plan.pace import pace
 from bench.run import Retry, execute, finished
@@ -155,9 +155,10 @@ def run_plan(
     if todo:
         plan.store.writable()
         jobs = 0 if options["name"] == "debug" else jobs or options["parallel"] or default_jobs(todo[0])
-        done = _run(split_seeds(longest_first(todo, pace(plan.store)), options["seeds"]), jobs, retry, plan, tell, task)
+        batches = split_seeds(longest_first(todo, pace(plan.store)), options["seeds"])
+        done = _run([batch for batch in batches if batch.todo(retry=retry)], jobs, retry, plan, tell, task)
     report = _report(plan, tell) if plan.sweep.report else None
-    return Outcome(plan, done, report)
+    return Outcome(refresh(plan), done, report)
 
 
 def default_jobs(cell: Cell) -> int:

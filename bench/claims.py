@@ -29,6 +29,9 @@ HEARTBEAT = 15.0
 EXPIRY = 600.0
 """Seconds without a refresh after which a claim counts as dead."""
 
+HIDDEN = "hidden"
+"""Instead of the start of a process that is there, but is not shown to us."""
+
 
 @contextmanager
 def claim(
@@ -97,7 +100,7 @@ def is_stale(path: Path) -> bool:
     if job is not None and before is not None and before["id"] == job["id"] and before["restart"] < job["restart"]:
         return True  # ours, from before the job was requeued: its node may be lost, so nobody could release it
     if owner is not None and (owner.get("host"), owner.get("boot")) == (socket.gethostname(), _boot()):
-        return age > EXPIRY or _start_of(owner["pid"]) != owner["process_start"]
+        return age > EXPIRY or _start_of(owner["pid"]) not in (owner["process_start"], HIDDEN)
     return age > EXPIRY
 
 
@@ -232,16 +235,22 @@ def _boot() -> str | None:
 
 
 def _start_of(pid: int) -> str | None:
-    """Something that differs between a process and a later one with the same pid; None if there is none."""
+    """Something that differs between a process and a later one with the same pid; None if there is none.
+
+    Where /proc shows everybody only processes of their own (``hidepid``), those of others are ``HIDDEN``.
+    """
+    absent: str | None = None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
-    except PermissionError:
-        pass
+    except PermissionError:  # somebody else's, so it is there
+        absent = HIDDEN
     stat = Path(f"/proc/{pid}/stat")
     try:
         fields = stat.read_text().rpartition(")")[2].split()
+    except PermissionError:
+        return HIDDEN
     except (FileNotFoundError, ProcessLookupError):
-        return None if Path("/proc/self/stat").exists() else "alive"
+        return absent if Path("/proc/self/stat").exists() else "alive"
     return None if fields[0] == "Z" else fields[19]

@@ -62,6 +62,25 @@ def test_a_reused_pid_is_recognised(tmp_path):
         assert granted == ["a"]
 
 
+@pytest.mark.parametrize("hidepid", [FileNotFoundError, PermissionError])
+def test_where_processes_of_others_are_hidden_their_claims_count_by_age(hidepid, tmp_path, monkeypatch):
+    path, original = leave_claim(tmp_path, pid=os.getpid()), Path.read_text
+
+    def kill(pid, number):
+        raise PermissionError
+
+    def read_text(self, *arguments, **keys):
+        if self == Path(f"/proc/{os.getpid()}/stat"):
+            raise hidepid
+        return original(self, *arguments, **keys)
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert set(claims.standing(tmp_path)) == {"a"}
+    os.utime(path, (1, 1))
+    assert claims.stale(tmp_path) == [path]
+
+
 def test_a_claim_of_another_machine_holds_until_its_heartbeat_is_old(tmp_path):
     path = leave_claim(tmp_path, host="elsewhere")
     with claim(tmp_path, ["a"]) as (granted, busy):

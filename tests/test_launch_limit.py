@@ -151,3 +151,13 @@ def test_runs_that_another_process_holds_are_not_given_up(stopped):
     with claim(store.claims, [first.run_id(1)]), pytest.raises(SystemExit):
         stop(0, timeouts=0)
     assert statuses(store) == {(first.config_id, 0, "timeout")}
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_job_from_going_on(stopped):
+    stop, (first, second), store = stopped
+    store.put(record_of(first, 0)).write_text("{")
+    with pytest.raises(SystemExit):
+        stop(0, timeouts=1)
+    with pytest.raises(worker.JobFailed, match="out of time 2 times"):  # of the second, which is what would be next
+        stop(1, timeouts=1)
+    assert [store.get(second.run_id(seed), "banana", "meanfield")["status"] for seed in (0, 1)] == ["timeout"] * 2

@@ -135,7 +135,11 @@ def _left(group: Group) -> list[int]:
 
 def _next(groups: list[Group]) -> Group | None:
     """The first batched run with something left: what is on, or what would have been next."""
-    return next((group for group in groups if _left(group)), None)
+    for group in groups:
+        with suppress(UserError):  # a record that cannot be read is for ``_do`` to tell
+            if _left(group):
+                return group
+    return None
 
 
 def _say_code(job: Job, journal: Journal) -> None:

@@ -157,6 +157,14 @@ def test_only_a_refusal_that_was_the_end_of_a_job_is_told(tmp_path, monkeypatch)
     assert "refused" not in story((0, "requeued"), (0, "requeue refused"))
 
 
+def test_a_finished_run_that_is_evaluated_is_finished(tmp_path):
+    store, config = Store(tmp_path), compose(["method=meanfield", "target=banana", "seeds=2"])
+    known = {config.run_id(seed): record_of(config, seed, status) for seed, status in enumerate(["done", "failed"])}
+    with claims.claim(store.claims, list(known)):
+        now = states.situation(store, [])
+        assert [now.of(run_id, record).state for run_id, record in known.items()] == ["done", "running"]
+
+
 @pytest.mark.parametrize("known", [[], ["1", "2"]])
 def test_a_sweep_is_not_said_to_be_cancelled_when_slurm_does_not_answer(known, tmp_path, monkeypatch, capsys):
     cancelled = []

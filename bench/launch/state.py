@@ -72,10 +72,11 @@ class Situation:
         manifest, job = self.last.get(run_id, (None, None))
         state = self.queue.get(job) if job else None
         claim = self.claims.get(run_id)
-        if claim is not None:
+        done = record is not None and record["status"] == "done"
+        if claim is not None and not done:  # `evaluate` claims what is done
             return RunState(run_id, "running", _owner(claim, self.store.claims / f"{run_id}.json"), job)
         redone = manifest is not None and record is not None and record["created"] < manifest.created
-        if record is not None and not (state is not None and state.live and redone and record["status"] != "done"):
+        if record is not None and (done or not (state is not None and state.live and redone)):
             return RunState(run_id, record["status"], _first_line(record.get("error")), job)
         if manifest is None or job is None:
             return RunState(run_id, "missing")

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from bench import claims
+from bench import run as running
 from bench.cli import cluster, main
 from bench.cli import watch as watching
 from bench.config import compose
 from bench.config import many as composing
 from bench.errors import UserError
 from bench.fit import interrupt
-from bench.launch import queue
+from bench.fit.parallel import Processes
+from bench.launch import queue, worker
 from bench.launch import state as states
 from bench.launch.estimate import describe_cost
 from bench.launch.group import Group, make_groups, pack, require_work
@@ -422,6 +424,28 @@ def test_local_and_debug_launchers_do_the_same(tmp_path):
         assert [len(result.statuses) for result in outcome.results] == [1] * 4  # a fit for each seed
         found[name] = {record["run_id"]: record["status"] for record in Store(tmp_path / name).records()}
     assert found["local"] == found["debug"] and list(found["debug"].values()) == ["done"] * 4
+
+
+@pytest.mark.parametrize("left", [[[], [0]], [[0], []]])
+def test_processes_that_train_together_do_what_the_first_one_sees(left, tmp_path, monkeypatch):
+    """A record may be seen by some of them only; the others would wait for them for days."""
+    config = compose(["method=meanfield", "target=banana", "device=cpu", "train.processes=2"])
+    group, said, fitted = Group(replace(config, seeds=[0], results=str(tmp_path)), config.config_id), [], []
+
+    class Rank(Processes):
+        def tell(self, message):
+            return said.append(message) or message if self.first else said.pop(0)
+
+    def fit(config, seeds, store):
+        fitted.append(seeds)
+        return [record_of(config, seed) for seed in seeds]
+
+    monkeypatch.setattr(running, "_engine", lambda: fit)
+    for rank in (0, 1):
+        monkeypatch.setattr(running, "processes_of", lambda config, rank=rank: Rank(rank, 2))
+        monkeypatch.setattr(worker, "_left", lambda group, rank=rank: left[rank])
+        assert worker._do(group, Journal(tmp_path)) == []
+    assert said == [] and fitted == ([[0], [0]] if left[0] else [])
 
 
 def test_ci_and_make_know_the_tests():

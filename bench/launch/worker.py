@@ -165,7 +165,8 @@ def _do(group: Group, journal: Journal) -> list[str]:
                 f"{label} has become {config.config_id}: the code now gives this configuration another identity",
                 "submit the sweep again",
             )
-        if left := _left(group):
+        left = _left(group)
+        if left or group.together:  # processes may see different records: all come, and the first one decides
             records = execute(replace(config, seeds=left), retry=bool(group.redo), progress=log.info)
             busy = [record["seed"] for record in records if record["status"] == "running"]
             problem = f"{label}: seeds {busy} are running elsewhere" if busy else None

@@ -57,39 +57,41 @@ class Work:
             JobFailed: a run failed, or the job had to stop and could not be started again.
             SystemExit: stopped by a signal.
         """
-        if not log.handlers:
-            log.addHandler(logging.StreamHandler(sys.stdout))
-        log.setLevel(logging.INFO)
-        log.propagate = False  # submitit has a handler of its own at the root
+        _log_to_stdout()
         journal = Journal(Path(job.folder))
         end = ends(60 * job.minutes)
         rank, size = _place()
+        share = _share(job.groups, rank, size)
+        ahead = list(share)  # the one that is on is the first
+        problems: list[str] = []
         with listening(signal.SIGTERM, signal.SIGUSR2):
-            current: Group | None = None
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # see bench.launch.start
                 discover()
                 _say_code(job, journal)
-                problems = []
-                mine = _share(job.groups, rank, size)
-                for current in mine:
-                    problems += (found := _do(current, journal))
-                    if found and current.together:
+                while ahead:
+                    problems += (found := _do(ahead[0], journal))
+                    if found and ahead[0].together:
                         _end_step(rank, found[0])
+                    del ahead[0]
             except Interrupted as stop:
-                for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
-                    signal.signal(number, signal.SIG_IGN)
-                mine = _share(job.groups, rank, size)
-                _stop(job, mine[mine.index(current) :] if current else mine, stop, journal, end)
+                _stop(job, ahead, stop, journal, end)
         journal.write("end", problems=problems)
         if problems:
-            raise JobFailed(f"{len(problems)} of {len(mine)} batched runs did not end well")
+            raise JobFailed(f"{len(problems)} of {len(share)} batched runs did not end well")
 
     def checkpoint(self, job: Job) -> object:
         """What submitit is to start again if the signal comes before or after our own handlers are in place."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
+
+
+def _log_to_stdout() -> None:
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stdout))
+    log.setLevel(logging.INFO)
+    log.propagate = False  # submitit has a handler of its own at the root
 
 
 def _place() -> tuple[int, int]:
@@ -190,30 +192,52 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _stop(job: Job, rest: list[Group], stop: Interrupted, journal: Journal, end: float) -> None:
+def _stop(job: Job, ahead: list[Group], stop: Interrupted, journal: Journal, end: float) -> NoReturn:
     """The checkpoint is written; see to it that the job goes on.
 
     SIGTERM alone is SLURM's own doing (preemption, scancel, a lost race against the time limit): it starts the job
     again if it means to.  The warning signal comes before the time limit, or before a preemption.
 
     Args:
-        rest: this process's batched runs from the one that was on; all of them if none had begun.
+        ahead: this process's batched runs from the one that was on; all of them if none had begun.
     """
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # being requeued, it is told again to stop
+        signal.signal(number, signal.SIG_IGN)
     if stop.number == signal.SIGTERM:
         journal.write("stopped", signal="SIGTERM")
         log.warning("stopped by SIGTERM; whoever starts this job again continues from the checkpoint")
         sys.exit(128 + stop.number)
     out_of_time = time.time() >= end - job.signal_seconds - EARLY
     if out_of_time:
-        runs = group.runs if (group := _next(rest)) else []
-        journal.write("timeout", runs=runs)
-        times = len({event["restart"] for event in journal.events("timeout") if event.get("runs") == runs})
-        if group and times > job.timeouts:
-            _record_timeout(job, group, journal)
-            if _next(rest) is None:
-                raise JobFailed(f"out of time {times} times (launcher.timeouts={job.timeouts})")
-            log.warning("out of time %d times with %s; the job goes on with the next", times, ", ".join(runs))
-    reason = "time limit" if out_of_time else "preemption"
+        _count_time_limit(job, ahead, journal)
+    _go_on(stop, "time limit" if out_of_time else "preemption", journal)
+
+
+def _count_time_limit(job: Job, ahead: list[Group], journal: Journal) -> None:
+    """Note another time limit of the runs that are on; after too many they are recorded as out of time.
+
+    Raises:
+        JobFailed: they were the last ones.
+    """
+    group = _next(ahead)
+    runs = group.runs if group else []
+    journal.write("timeout", runs=runs)
+    times = len({event["restart"] for event in journal.events("timeout") if event.get("runs") == runs})
+    if group is None or times <= job.timeouts:
+        return
+    _record_timeout(job, group, journal)
+    if _next(ahead) is None:
+        raise JobFailed(f"out of time {times} times (launcher.timeouts={job.timeouts})")
+    log.warning("out of time %d times with %s; the job goes on with the next", times, ", ".join(runs))
+
+
+def _go_on(stop: Interrupted, reason: str, journal: Journal) -> NoReturn:
+    """Have the job started again.
+
+    Raises:
+        SystemExit: it will be.
+        JobFailed: it could not be.
+    """
     # Said first: SLURM kills a job that it requeues, on a slow node before this process hears the answer.
     journal.write("requeue asked", reason=reason)
     log.warning("%s: checkpoint written, asking to be requeued", reason)

@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,47 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [event for event in found if isinstance(event, dict) and "event" in event]
+
+
+@dataclass(frozen=True)
+class JobStory:
+    """What the journal of a job comes to.
+
+    Attributes:
+        silent: nothing stands in it.
+        begun: runs that the job began.
+        problems: what it complained of when it was last done with a run, by run; None where all was well.
+        finished: runs of which it last says that all was well, so that there was a record then.
+        passed: runs that it has left behind since its last start; it will not come back to them by itself.
+        refused: why it was not started again, if that was its end.
+    """
+
+    silent: bool
+    begun: set[str]
+    problems: dict[str, str | None]
+    finished: set[str]
+    passed: set[str]
+    refused: str | None
+
+
+def read_story(path: Path) -> JobStory:
+    """A journal in short."""
+    events = read_journal(path)
+    restart = max((event["restart"] for event in events), default=0)
+    # After an earlier refusal the job was started again all the same.
+    latest = [event for event in events if event["restart"] == restart]
+    answers = {event["event"]: event["detail"] for event in latest if event["event"] in ("requeued", "requeue refused")}
+    last = {run: event for event in events for run in event.get("runs", ())}
+    return JobStory(
+        silent=not events,
+        begun=_runs(events, "begin"),
+        problems={run: event["problem"] for event in events if event["event"] == "done" for run in event["runs"]},
+        finished={run for run, event in last.items() if event["event"] == "done" and event["problem"] is None},
+        passed=_runs(latest, "done"),
+        # If one process of the job was heard, the refusals of the others do not count.
+        refused=None if "requeued" in answers else answers.get("requeue refused"),
+    )
+
+
+def _runs(events: Iterable[dict[str, Any]], name: str) -> set[str]:
+    return {run for event in events if event["event"] == name for run in event["runs"]}

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import claims
-from bench.launch.journal import journal_path, read_journal
+from bench.launch.journal import JobStory, journal_path, read_journal, read_story
 from bench.launch.manifest import Manifest
 from bench.launch.queue import JobState, Queue, ask
 from bench.status import STATUSES
 from bench.store import Store
 
 STATES = (*STATUSES, "running", "queued", "lost", "missing")
-
-ANSWERS = ("requeued", "requeue refused")
-"""What journals say of a job that asked to be started again."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Situation:
     """run id -> its last submission and job."""
     queue: Queue
     claims: dict[str, dict[str, Any]]
-    _read: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _read: dict[str, JobStory] = field(default_factory=dict)
 
     @property
     def live(self) -> list[str]:
@@ -60,7 +57,7 @@ class Situation:
         state = self.queue.get(job)
         if state is None:
             return not self.queue.reached
-        return state.live and not self._passed(manifest, job, run_id)
+        return state.live and run_id not in self._story(manifest, job).passed
 
     def of(self, run_id: str, record: dict[str, Any] | None) -> RunState:
         """The state of one run.
@@ -80,50 +77,33 @@ class Situation:
             return RunState(run_id, record["status"], _first_line(record.get("error")), job)
         if manifest is None or job is None:
             return RunState(run_id, "missing")
-        if state is not None and state.live and not self._passed(manifest, job, run_id):
+        story = self._story(manifest, job)
+        if state is not None and state.live and run_id not in story.passed:
             return RunState(run_id, "queued", f"job {job} {state.state.lower()} {state.reason}".strip(), job)
-        if self._finished(manifest, job, run_id):
+        if run_id in story.finished:
             return RunState(run_id, "missing", "its record has been removed", job)
-        return RunState(run_id, "lost", f"job {job}: {self._story(manifest, job, run_id, state)}", job)
+        why = _first_line(story.problems.get(run_id)) or self._ending(manifest, job, state, run_id)
+        return RunState(run_id, "lost", f"job {job}: {why}", job)
 
-    def _events(self, manifest: Manifest, job: str) -> list[dict[str, Any]]:
+    def _story(self, manifest: Manifest, job: str) -> JobStory:
         """The journal of a job, read once."""
         if job not in self._read:
-            self._read[job] = read_journal(journal_path(Path(manifest.folder), job))
+            self._read[job] = read_story(journal_path(Path(manifest.folder), job))
         return self._read[job]
 
-    def _passed(self, manifest: Manifest, job: str, run_id: str) -> bool:
-        """Whether a job has left a run behind without a record, so that it will not come back to it by itself."""
-        events = self._events(manifest, job)
-        last = _last_restart(events)
-        return any(e["event"] == "done" and e["restart"] == last and run_id in e["runs"] for e in events)
-
-    def _finished(self, manifest: Manifest, job: str, run_id: str) -> bool:
-        """Whether a job had nothing to complain of about a run, so that there was a record when it was done."""
-        last = next((e for e in reversed(self._events(manifest, job)) if run_id in e.get("runs", ())), None)
-        return last is not None and last["event"] == "done" and last["problem"] is None
-
-    def _story(self, manifest: Manifest, job: str, run_id: str, state: JobState | None) -> str:
+    def _ending(self, manifest: Manifest, job: str, state: JobState | None, run_id: str) -> str:
         """How a job ended before it wrote the run's record."""
-        events = self._events(manifest, job)
-        problem = next((e["problem"] for e in reversed(events) if e["event"] == "done" and run_id in e["runs"]), None)
-        last = _last_restart(events)  # after an earlier refusal the job was started again all the same
-        answers = {e["event"]: e["detail"] for e in events if e["restart"] == last and e["event"] in ANSWERS}
-        # If one process of the job was heard, the refusals of the others do not count.
-        refused = None if "requeued" in answers else answers.get("requeue refused")
-        begun = any(e["event"] == "begin" and run_id in e["runs"] for e in events)
-        if problem:
-            return _first_line(problem)
+        story = self._story(manifest, job)
         if state is None:
             ended = "SLURM does not answer" if not self.queue.reached else "SLURM has forgotten it"
         else:
             ended = f"{state.state} {state.reason}".strip()
-        if refused:
-            ended += f", requeue refused: {refused}"
-        if not events:
+        if story.refused:
+            ended += f", requeue refused: {story.refused}"
+        if story.silent:
             log = manifest.log(job)
             return ended + (f", see {log}" if log.exists() else ", no log (do compute nodes see the results folder?)")
-        return ended + (", while this run was on" if begun else ", before this run began")
+        return ended + (", while this run was on" if run_id in story.begun else ", before this run began")
 
 
 def situation(store: Store, submissions: Sequence[Manifest], runs: Collection[str] | None = None) -> Situation:
@@ -165,10 +145,6 @@ def drifted(submissions: Iterable[Manifest]) -> list[str]:
         for job in manifest.jobs
         if any(event.get("drifted") for event in read_journal(journal_path(Path(manifest.folder), job)))
     ]
-
-
-def _last_restart(events: Iterable[dict[str, Any]]) -> int:
-    return max((event["restart"] for event in events), default=0)
 
 
 def _owner(claim: dict[str, Any], path: Path) -> str:

@@ -25,7 +25,7 @@ from bench.launch import queue, worker
 from bench.launch import state as states
 from bench.launch.estimate import describe_cost
 from bench.launch.group import Group, make_groups, pack, require_work
-from bench.launch.journal import Journal
+from bench.launch.journal import Journal, read_story
 from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, split_options
 from bench.launch.queue import JobState, Queue, parse_sacct, parse_scontrol
@@ -157,6 +157,27 @@ def test_only_a_refusal_that_was_the_end_of_a_job_is_told(tmp_path, monkeypatch)
     assert "refused" not in story((0, "requeue refused"), (1, "start"))
     assert "refused" not in story((0, "requeue refused"), (0, "requeued"))
     assert "refused" not in story((0, "requeued"), (0, "requeue refused"))
+
+
+def test_what_a_journal_comes_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    journal = Journal(tmp_path)
+    assert read_story(journal.path).silent
+    for restart, event, run, more in [
+        (0, "begin", "again", {}),
+        (0, "done", "again", {"problem": None}),
+        (0, "begin", "good", {}),
+        (0, "done", "good", {"problem": None}),
+        (1, "begin", "again", {}),
+        (1, "begin", "bad", {}),
+        (1, "done", "bad", {"problem": "no luck"}),
+        (1, "timeout", "next", {}),
+    ]:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        journal.write(event, runs=[run], **more)
+    story = read_story(journal.path)
+    assert not story.silent and story.begun == {"again", "good", "bad"} and story.finished == {"good"}
+    assert story.passed == {"bad"} and story.problems == {"again": None, "good": None, "bad": "no luck"}
 
 
 def test_a_finished_run_that_is_evaluated_is_finished(tmp_path):

@@ -61,6 +61,7 @@ def test_the_example_names_every_key():
         ("memory_gb: -4", "memory_gb=-4.0 is too small"),
         ("cpus: many", "cannot read"),
         ("[", "cannot read"),
+        ("5", "cannot read"),
     ],
 )
 def test_mistakes_in_a_profile(content, words, tmp_path):

@@ -86,7 +86,8 @@ def load_site(name: str | None) -> Site:
         merged = OmegaConf.merge(OmegaConf.structured(Site), OmegaConf.load(path))
         values: Any = OmegaConf.to_container(merged, resolve=False)  # ``${HOME}`` is the shell's business
         site = Site(**values)
-    except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
+    # OSError: OmegaConf's for YAML that is neither a mapping nor a list
+    except (YAMLError, OmegaConfBaseException, TypeError, ValueError, OSError) as error:
         raise UserError(f"cannot read the site {path}: {str(error).splitlines()[0]}", f"keys are: {keys}") from error
     least = {"nodes": 1, "cpus": 1, "minutes": 1, "max_array": 1, "gpus_per_node": 0, "signal_seconds": 0}
     for key, value in vars(site).items():

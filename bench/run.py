@@ -83,7 +83,7 @@ def execute(
             found |= fitted
             if time := fit_time(fitted[part[0]]["cost"]):
                 tell(f"{config.config_id}: {len(part)} fitted in {time}")
-        _tidy(config, store)
+        _tidy(config, store, granted)
     records = [found[seed] for seed in config.seeds]
     processes.tell(_Over(records))
     return records
@@ -192,19 +192,35 @@ def _parts(config: Config, seeds: list[int], store: Store) -> list[list[int]]:
     return [part for group in groups for part in config.batches(group)]
 
 
-def _tidy(config: Config, store: Store) -> None:
-    """Remove what kills have left of finished runs: checkpoints that nobody will continue, claims of the dead."""
+def _tidy(config: Config, store: Store, ours: Sequence[str]) -> None:
+    """Remove what kills have left of finished runs: checkpoints that nobody will continue, claims of the dead.
+
+    Args:
+        config: the configuration.
+        store: its results folder.
+        ours: runs that this process has claimed.
+    """
     from bench.fit.checkpoint import saved_groups
 
     with suppress(UserError):  # a damaged file among them must not spoil a command that has done its work
         for checkpoint in saved_groups(store.artifacts / "checkpoints", config.config_id):
-            records = finished(config, store, checkpoint.seeds)
-            if all(seed in records and records[seed]["status"] in ENDED_WELL for seed in checkpoint.seeds):
+            if not any(_continued(config, store, seed, checkpoint.about(), ours) for seed in checkpoint.seeds):
                 checkpoint.discard()
     dead = [run_id for run_id in map(config.run_id, config.seeds) if claims.is_stale(store.claims / f"{run_id}.json")]
     if dead:
         with claims.claim(store.claims, dead):
             pass  # taken over and released
+
+
+def _continued(config: Config, store: Store, seed: int, about: Mapping[str, Any], ours: Sequence[str]) -> bool:
+    """Whether a seed of a checkpoint that says this of itself may still go on, here or in another process."""
+    run_id = config.run_id(seed)
+    claim = store.claims / f"{run_id}.json"
+    if run_id not in ours and claim.exists() and not claims.is_stale(claim):
+        return True
+    record = finished(config, store, [seed]).get(seed)
+    # A record from before the last iteration is the one that a retry is to replace; earlier code kept no time.
+    return record is None or record["status"] not in ENDED_WELL or record["created"] < about.get("until", "")
 
 
 def _running(config: Config, seed: int, owner: dict[str, Any]) -> Record:

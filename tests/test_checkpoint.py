@@ -128,3 +128,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys, numbe
     assert main(arguments) == 0
     (record,) = store.records()
     assert (record["status"], record["cost"]["attempts"]) == ("done", 2)
+    assert list((store.artifacts / "checkpoints").iterdir()) == []
+
+
+def test_an_interrupted_retry_goes_on_after_a_command_that_retries_nothing(tmp_path, monkeypatch, capsys):
+    arguments = ["run", "method=meanfield", "target=banana", "seeds=1", "train.iterations=300", "eval.metrics=[]"]
+    arguments += ["eval.curve_points=0", "--results", str(tmp_path)]
+    assert main(arguments) == 0
+    store = Store(tmp_path)
+    (record,) = store.records()
+    store.put(record | {"status": "diverged", "diverged_at": 3, "created": "2026-01-01T00:00:00Z"})
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", lambda *state: os.kill(os.getpid(), signal.SIGTERM))
+        assert main([*arguments, "--retry"]) == 143
+    (checkpoint,) = saved_groups(store.artifacts / "checkpoints", record["config_id"])
+    assert main(arguments) == 0
+    assert int(checkpoint.load(CPU)["state"]["step"]) < 300
+    assert main([*arguments, "--retry"]) == 0
+    assert [r["status"] for r in store.records()] == ["done"] and not checkpoint.path.exists()

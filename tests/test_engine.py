@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from bench.errors import UserError
 from bench.fit.checkpoint import Checkpoint
 from bench.fit.compiled import in_place, trace
-from bench.fit.loop import fit
+from bench.fit.loop import fit, save
 from bench.fit.members import initialise
 from bench.fit.program import Program
 from bench.fit.progress import Progress
@@ -328,6 +328,16 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
     run = go(6)
     assert run.step == 6 and run.attempts == 2 and run.curve_seconds == 0
     assert math.isnan(run.cpu_seconds)  # that of two iterations is not that of six
+
+
+def test_a_fit_that_is_over_keeps_the_time_of_its_last_iteration(tmp_path, monkeypatch):
+    """Saved again by whoever evaluates the rest of its seeds, it must not look newer than the first seed's record."""
+    monkeypatch.setattr(time, "strftime", lambda *arguments: "then")
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    save(fit(make("meanfield", [0]), [0], 4), checkpoint)
+    monkeypatch.setattr(time, "strftime", lambda *arguments: "now")
+    save(fit(make("meanfield", [0]), [0], 4, checkpoint=checkpoint), checkpoint)
+    assert checkpoint.about()["until"] == "then"
 
 
 def test_waiting_is_no_time_on_the_processor():

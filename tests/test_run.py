@@ -12,6 +12,7 @@ from bench.claims import claim
 from bench.config import build_method, build_target, compose
 from bench.cost import fit_time
 from bench.errors import RunFailed, UserError
+from bench.fit.checkpoint import Checkpoint
 from bench.run import execute
 from bench.store import Store
 from stubs import PAIR, Gauss, Plain, fit_done, fit_never, fit_raises, record_of
@@ -98,6 +99,39 @@ def test_a_run_finished_between_look_and_claim_is_not_repeated(config, store, mo
 
     monkeypatch.setattr(claims, "claim", slow)
     assert [r["status"] for r in execute(config, fit=fit_never)] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "until", "kept"),
+    [
+        ("done", {"until": "2026-01-02T00:00:00Z"}, False),  # of a process killed between its last record and its end
+        ("diverged", {"until": "2026-01-02T00:00:00Z"}, False),
+        ("diverged", {}, False),  # of earlier code
+        ("diverged", {"until": "2026-01-02T00:00:01Z"}, True),  # of an interrupted retry
+        ("failed", {"until": "2026-01-02T00:00:00Z"}, True),
+    ],
+)
+def test_a_checkpoint_goes_only_with_records_that_came_after_it(config, store, status, until, kept):
+    for seed in config.seeds:
+        store.put(record_of(config, seed, status) | {"created": "2026-01-02T00:00:00Z"})
+    checkpoint = Checkpoint(store.artifacts / "checkpoints", config.config_id, config.seeds[:2])
+    checkpoint.save({}, **until)
+    execute(config, fit=fit_never)
+    assert checkpoint.path.exists() == kept
+
+
+def test_a_checkpoint_of_a_run_under_way_elsewhere_is_kept(config, store):
+    for seed in config.seeds[1:]:
+        store.put(record_of(config, seed, "diverged"))
+    checkpoint = Checkpoint(store.artifacts / "checkpoints", config.config_id, config.seeds[1:])
+    checkpoint.save({}, until="2026-01-02T00:00:00Z")
+    half = checkpoint.path.with_name(f".{checkpoint.path.name}.1.tmp")
+    half.write_bytes(b"half")
+    with claim(store.claims, [config.run_id(2)]):
+        execute(config, fit=fit_done)
+        assert checkpoint.path.exists() and half.exists()
+    execute(config, fit=fit_never)
+    assert not checkpoint.path.exists() and not half.exists()
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])

@@ -2,8 +2,9 @@
 
 The group is saved and continued whole, so that a continued fit does the same arithmetic as an undisturbed one.
 
-A file is one line of JSON (format, configuration, seeds, SHA-256 of the rest) and what ``torch.save`` makes of the
-state.  The digest is there because torch does not verify what it loads: a flipped bit would silently become a result.
+A file is one line of JSON (format, configuration, seeds, SHA-256 of the rest, and what is to be known without reading
+it) and what ``torch.save`` makes of the state.  The digest is there because torch does not verify what it loads: a
+flipped bit would silently become a result.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ class Checkpoint:
         group = hashlib.sha256(repr(self.seeds).encode()).hexdigest()[:8]
         self.path = folder / f"{config_id}-{group}.pt"
 
-    def save(self, payload: dict[str, Any]) -> None:
+    def save(self, payload: dict[str, Any], **about: Any) -> None:
         """Write atomically; a full disk leaves the previous checkpoint in place.
+
+        Args:
+            payload: what ``load`` gives back.
+            about: what ``about`` gives back.
 
         Raises:
             UserError: the file cannot be written.
@@ -47,7 +52,7 @@ class Checkpoint:
         buffer = BytesIO()
         torch.save(payload, buffer)
         body = buffer.getbuffer()
-        about = {"format": FORMAT, "config_id": self.config_id, "seeds": self.seeds}
+        about |= {"format": FORMAT, "config_id": self.config_id, "seeds": self.seeds}
         header = json.dumps(about | {"sha256": hashlib.sha256(body).hexdigest()})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}{TEMPORARY}")
         try:
@@ -82,8 +87,17 @@ class Checkpoint:
         payload: dict[str, Any] = torch.load(BytesIO(body), map_location=device, weights_only=True)
         return payload
 
+    def about(self) -> dict[str, Any]:
+        """What the file says of itself, without reading what it saved; empty if there is none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        found = _read(self.path, whole=False)
+        return {} if found is None else found[0]
+
     def discard(self) -> None:
-        """Remove the file and what kills while writing it have left."""
+        """Remove the file and what kills while writing it have left; only while nobody else can be writing it."""
         for leftover in self.path.parent.glob(f".{self.path.name}.*{TEMPORARY}"):
             leftover.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)

@@ -51,6 +51,8 @@ class Fit:
     setup_seconds: float = 0.0
     curve_seconds: float = 0.0
     """Spent in the curve's hook; like ``setup_seconds`` no part of the other two."""
+    until: str = ""
+    """When the last iteration was done (UTC), in whichever attempt."""
     attempts: int = 1
     sources: list[str] = field(default_factory=list)
     """Digests of the code that did the steps, in order; more than one if it changed between interruptions."""
@@ -137,6 +139,7 @@ def fit(
                     run.curve.append(curve_hook(step, run))
                 run.curve_seconds += block.seconds
             run.seconds, run.cpu_seconds = stopwatch.seconds, stopwatch.cpu_seconds
+            run.until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # as records have it
             progress.update(step, run.losses, run.state["alive"])
             if watch is not None:
                 watch(run)
@@ -167,12 +170,12 @@ def _chunk(advance: Callable[[], None], step: int, end: int, processes: Processe
 def save(run: Fit, checkpoint: Checkpoint) -> None:
     """Save a fit; ``fit`` called with the same arguments continues it."""
     plain = {k: getattr(run, k) for k in _PLAIN}
-    checkpoint.save({"state": run.state, "plain": plain})
+    checkpoint.save({"state": run.state, "plain": plain}, until=run.until)
 
 
 _PLAIN = (
     *("loss_steps", "losses", "curve_steps", "curve", "seconds", "cpu_seconds", "setup_seconds", "curve_seconds"),
-    *("attempts", "sources"),
+    *("until", "attempts", "sources"),
 )
 
 

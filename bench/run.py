@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,41 +52,66 @@ def execute(
         One record per seed in the order of ``config.seeds``; ``{"status": "running", ...}`` for runs of others.
 
     Raises:
-        RunFailed: the fit raised; a ``failed`` record with the traceback is written for each of its seeds without one.
+        RunFailed: a fit raised; a ``failed`` record with the traceback is written for each of its seeds without one,
+            and seeds that are not fitted with them (``Config.batches``, groups of an interrupted fit) are done first.
         UserError: results folder not writable, disk full, corrupt record, device not there; what has no record by then
             gets none.
     """
     tell = progress or (lambda message: None)
     store = Store(config.results)
     processes = processes_of(config)
-    device = resolve_device(config.device)
+    resolve_device(config.device)  # not there: said before anything is done
     store.writable()
     torch.set_num_threads(config.threads)
     if not processes.first:
         return _help(config, store, processes, fit or _engine())
-    retry = retry or config.retry
-    found = finished(config, store, config.seeds, retry=retry)
-    seeds = {config.run_id(seed): seed for seed in config.seeds if seed not in found}
-    about = {"method": config.method["name"], "target": config.target["name"]}
-    with claims.claim(store.claims, list(seeds), about) as (granted, busy):
-        # Another process may have finished a run between our look and our claim.
-        found |= finished(config, store, [seeds[run_id] for run_id in granted], retry=retry)
-        found |= {seeds[run_id]: _running(config, seeds[run_id], owner) for run_id, owner in busy.items()}
-        todo = [seed for seed in config.seeds if seed not in found]
-        reused = len(config.seeds) - len(todo) - len(busy)
+    with _claimed(config, store, retry or config.retry) as (found, todo):
         _require_fit(config, todo, processes)
-        tell(f"{config.config_id}: {reused} reused, {len(busy)} running elsewhere, {len(todo)} to fit")
+        elsewhere = [seed for seed, record in found.items() if record["status"] == "running"]
+        reused = len(found) - len(elsewhere)
+        tell(f"{config.config_id}: {reused} reused, {len(elsewhere)} running elsewhere, {len(todo)} to fit")
         _say_stale(config, found, tell)
-        for part in _parts(config, todo, store):
-            with following(config, part, store, tell):
-                fitted = _fit(config, processes.tell(part), store, device, fit or _engine())
-            found |= fitted
-            if time := fit_time(fitted[part[0]]["cost"]):
-                tell(f"{config.config_id}: {len(part)} fitted in {time}")
-        _tidy(config, store, granted)
-    records = [found[seed] for seed in config.seeds]
+        fitted, failures = _fit_parts(config, todo, store, processes, fit or _engine(), tell)
+    _tidy(config, store)
+    if failures:
+        raise failures[0]
+    records = [(found | fitted)[seed] for seed in config.seeds]
     processes.tell(_Over(records))
     return records
+
+
+@contextmanager
+def _claimed(config: Config, store: Store, retry: Retry) -> Iterator[tuple[dict[int, Record], list[int]]]:
+    """Records by seed, of runs of others one that says so, and the seeds left; these are ours within the block."""
+    found = finished(config, store, config.seeds, retry=retry)
+    missing = {config.run_id(seed): seed for seed in config.seeds if seed not in found}
+    about = {"method": config.method["name"], "target": config.target["name"]}
+    with claims.claim(store.claims, list(missing), about) as (granted, busy):
+        found |= {missing[run_id]: _running(config, missing[run_id], owner) for run_id, owner in busy.items()}
+        # Another process may have finished a run between our look and our claim.
+        found |= finished(config, store, [missing[run_id] for run_id in granted], retry=retry)
+        yield found, [seed for seed in config.seeds if seed not in found]
+
+
+def _fit_parts(
+    config: Config, seeds: list[int], store: Store, processes: Processes, fit: Fit, tell: Callable[[str], None]
+) -> tuple[dict[int, Record], list[RunFailed]]:
+    """Records of the parts that could be fitted, and what the others raised: one that fails stops no other."""
+    found: dict[int, Record] = {}
+    failures: list[RunFailed] = []
+    for part in _parts(config, seeds, store):
+        try:
+            with following(config, part, store, tell):
+                fitted = _fit(config, processes.tell(part), store, fit)
+        except RunFailed as failure:
+            if processes.size > 1:  # it has ended those that help, too
+                raise
+            failures.append(failure)
+            continue
+        found |= fitted
+        if time := fit_time(fitted[part[0]]["cost"]):
+            tell(f"{config.config_id}: {len(part)} fitted in {time}")
+    return found, failures
 
 
 def _say_stale(config: Config, found: Mapping[int, Record], tell: Callable[[str], None]) -> None:
@@ -148,7 +173,7 @@ def _engine() -> Fit:
     return fit_group
 
 
-def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, fit: Fit) -> dict[int, Record]:
+def _fit(config: Config, seeds: list[int], store: Store, fit: Fit) -> dict[int, Record]:
     previous = finished(config, store, seeds)
     attempts = {seed: int((previous.get(seed) or {}).get("cost", {}).get("attempts", 0)) + 1 for seed in seeds}
     records: dict[int, Record] = {}
@@ -168,7 +193,7 @@ def _fit(config: Config, seeds: list[int], store: Store, device: torch.device, f
             assert problem is not None
             raise problem from error
         text = traceback.format_exc()
-        env = environment(device, threads=config.threads, compile=config.compile)
+        env = environment(resolve_device(config.device), threads=config.threads, compile=config.compile)
         lost = [seed for seed in seeds if seed not in records]
         for seed in lost:
             cost = {"seeds_sharing": len(seeds), "attempts": attempts[seed]}
@@ -192,19 +217,16 @@ def _parts(config: Config, seeds: list[int], store: Store) -> list[list[int]]:
     return [part for group in groups for part in config.batches(group)]
 
 
-def _tidy(config: Config, store: Store, ours: Sequence[str]) -> None:
+def _tidy(config: Config, store: Store) -> None:
     """Remove what kills have left of finished runs: checkpoints that nobody will continue, claims of the dead.
 
-    Args:
-        config: the configuration.
-        store: its results folder.
-        ours: runs that this process has claimed.
+    This process has no claims any more: those that stand are of others.
     """
     from bench.fit.checkpoint import saved_groups
 
     with suppress(UserError):  # a damaged file among them must not spoil a command that has done its work
         for checkpoint in saved_groups(store.artifacts / "checkpoints", config.config_id):
-            if not any(_continued(config, store, seed, checkpoint.about(), ours) for seed in checkpoint.seeds):
+            if not any(_continued(config, store, seed, checkpoint.about()) for seed in checkpoint.seeds):
                 checkpoint.discard()
     dead = [run_id for run_id in map(config.run_id, config.seeds) if claims.is_stale(store.claims / f"{run_id}.json")]
     if dead:
@@ -212,11 +234,10 @@ def _tidy(config: Config, store: Store, ours: Sequence[str]) -> None:
             pass  # taken over and released
 
 
-def _continued(config: Config, store: Store, seed: int, about: Mapping[str, Any], ours: Sequence[str]) -> bool:
-    """Whether a seed of a checkpoint that says this of itself may still go on, here or in another process."""
-    run_id = config.run_id(seed)
-    claim = store.claims / f"{run_id}.json"
-    if run_id not in ours and claim.exists() and not claims.is_stale(claim):
+def _continued(config: Config, store: Store, seed: int, about: Mapping[str, Any]) -> bool:
+    """Whether somebody may go on with this seed of a checkpoint that says this of itself."""
+    claim = store.claims / f"{config.run_id(seed)}.json"
+    if claim.exists() and not claims.is_stale(claim):
         return True
     record = finished(config, store, [seed]).get(seed)
     # A record from before the last iteration is the one that a retry is to replace; earlier code kept no time.

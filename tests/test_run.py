@@ -73,6 +73,30 @@ def test_failures_are_recorded_kept_and_retried(config, store):
     assert [(r["status"], r["cost"]["attempts"]) for r in retried] == [("done", 2)] * 3
 
 
+@pytest.mark.parametrize("apart", ["large", "saved groups"])
+def test_seeds_fitted_apart_are_done_although_one_fails(config, store, monkeypatch, apart):
+    """Also when others of the same configuration were interrupted in groups of their own."""
+    if apart == "large":
+        monkeypatch.setattr(Plain, "large", True)
+    else:
+        for seed in config.seeds:
+            Checkpoint(store.artifacts / "checkpoints", config.config_id, [seed]).save({})
+    asked = []
+
+    def fit(config, seeds, store):
+        asked.append(list(seeds))
+        return (fit_raises if 2 not in seeds else fit_done)(config, seeds, store)
+
+    with pytest.raises(RunFailed, match="-s0" if apart == "large" else "-s[01]"):  # groups come in the order of files
+        execute(config, fit=fit)
+    assert sorted(asked) == [[0], [1], [2]]
+    assert [(r["seed"], r["status"]) for r in store.records()] == [(0, "failed"), (1, "failed"), (2, "done")]
+    assert list(store.claims.iterdir()) == []
+    assert {path.name for path in (store.artifacts / "checkpoints").glob("*.pt")} == (
+        set() if apart == "large" else {Checkpoint(store.root, config.config_id, [s]).path.name for s in (0, 1)}
+    )
+
+
 @pytest.mark.parametrize("status", ["diverged", "timeout"])
 def test_diverged_and_timeout_are_kept_unless_retried(config, store, status):
     for seed in config.seeds:

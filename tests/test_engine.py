@@ -330,6 +330,29 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
     assert math.isnan(run.cpu_seconds)  # that of two iterations is not that of six
 
 
+def test_a_checkpoint_of_other_parameters_is_refused(tmp_path):
+    """A method may change without a new id; copying one number would fill three with it."""
+
+    class Wide(Poisoned):
+        def __init__(self, target, shape=(3,), dtype=torch.float32, more=False):
+            super().__init__(target)
+            self.location = torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+            if more:
+                self.more = torch.nn.Parameter(torch.zeros(()))
+
+        def players(self):
+            return [Player(name, (name,), loss=lambda n, c: self.location.sum()) for name, _ in self.named_parameters()]
+
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    for old in ({"shape": (1,)}, {"shape": (2,)}, {"dtype": torch.float64}, {"more": True}):
+        save(fit([Wide(Gaussian(), **old)], [0], 4), checkpoint)
+        with pytest.raises(UserError, match=f"another version\n.*rm {checkpoint.path}"):
+            fit([Wide(Gaussian())], [0], 4, checkpoint=checkpoint)
+        save(fit([Wide(Gaussian())], [0], 4), checkpoint)
+        with pytest.raises(UserError, match="another version"):
+            fit([Wide(Gaussian(), **old)], [0], 4, checkpoint=checkpoint)
+
+
 def test_a_fit_that_is_over_keeps_the_time_of_its_last_iteration(tmp_path, monkeypatch):
     """Saved again by whoever evaluates the rest of its seeds, it must not look newer than the first seed's record."""
     monkeypatch.setattr(time, "strftime", lambda *arguments: "then")

@@ -83,7 +83,7 @@ class Checkpoint:
             return None
         header, body = found
         if header["config_id"] != self.config_id or hashlib.sha256(body).hexdigest() != header["sha256"]:
-            raise _corrupt(self.path)
+            raise unfit(self.path)
         payload: dict[str, Any] = torch.load(BytesIO(body), map_location=device, weights_only=True)
         return payload
 
@@ -163,11 +163,12 @@ def _read(path: Path, whole: bool = True) -> tuple[dict[str, Any], bytes] | None
             f"cannot read the checkpoint {path}: {error.strerror}", "look at that folder and its permissions"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _corrupt(path) from error
+        raise unfit(path) from error
     return header, body
 
 
-def _corrupt(path: Path) -> UserError:
+def unfit(path: Path) -> UserError:
+    """The file cannot be continued from."""
     return UserError(
         f"checkpoint {path} is corrupt or from another version", f"delete it to start that run again: rm {path}"
     )

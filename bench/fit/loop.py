@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.fit import interrupt
-from bench.fit.checkpoint import Checkpoint
+from bench.fit.checkpoint import Checkpoint, unfit
 from bench.fit.compiled import build
 from bench.fit.parallel import ALONE, Processes
 from bench.fit.program import Program, State
@@ -109,7 +109,7 @@ def fit(
     run = Fit(program, list(seeds), program.initial_state(members))
     checkpoint = checkpoint if processes.first else None
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
-        _restore(run, saved)
+        _restore(run, saved, checkpoint)
     processes.share(run.state)
     if source not in run.sources:
         run.sources.append(source)
@@ -179,7 +179,10 @@ _PLAIN = (
 )
 
 
-def _restore(run: Fit, saved: dict[str, Any]) -> None:
+def _restore(run: Fit, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
+    # A method's parameters may have changed since; copying would broadcast some of the old ones into the new.
+    if _shapes(saved["state"]) != _shapes(run.state):
+        raise unfit(checkpoint.path)
     for key, value in run.state.items():
         value.copy_(saved["state"][key])
     run.cpu_seconds = math.nan  # unless it is known of every attempt
@@ -187,6 +190,10 @@ def _restore(run: Fit, saved: dict[str, Any]) -> None:
         if key in saved["plain"]:  # a checkpoint of earlier code goes on without what it did not keep
             setattr(run, key, saved["plain"][key])
     run.attempts += 1
+
+
+def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {key: (value.shape, value.dtype) for key, value in state.items()}
 
 
 def _points(iterations: int, count: int) -> set[int]:

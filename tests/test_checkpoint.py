@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bench.cli import main
+from bench.environment import environment
 from bench.errors import UserError
 from bench.fit.checkpoint import Checkpoint, covering, saved_groups, split_by_group
 from bench.fit.progress import Progress
@@ -128,7 +129,26 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys, numbe
     assert main(arguments) == 0
     (record,) = store.records()
     assert (record["status"], record["cost"]["attempts"]) == ("done", 2)
-    assert list((store.artifacts / "checkpoints").iterdir()) == []
+    assert list((store.artifacts / "checkpoints").iterdir()) == [] and "made_with" not in record["env"]
+
+
+def test_a_run_that_goes_on_otherwise_than_it_began_says_so(tmp_path, monkeypatch, caplog):
+    arguments = ["run", "method=meanfield", "target=banana", "seeds=1", "train.iterations=300", "eval.metrics=[]"]
+    arguments += ["eval.curve_points=0", "--results", str(tmp_path)]
+    for attempt in range(3):
+        with monkeypatch.context() as patch:
+            found = {"mine.py": "old" if attempt == 0 else "new"}
+            patch.setattr("bench.fit.group.plugins", lambda *components, found=found: found)
+            if attempt == 2:
+                patch.setattr("bench.fit.group.environment", lambda **how: environment(**how) | {"threads": 2})
+            else:
+                patch.setattr(Progress, "update", lambda *state: os.kill(os.getpid(), signal.SIGTERM))
+            assert main(arguments) == (0 if attempt == 2 else 143)
+    assert "plugins, threads changed between interruptions" in caplog.text
+    (record,) = Store(tmp_path).records()
+    made_with = record["env"]["made_with"]
+    assert [(m["plugins"]["mine.py"], m["threads"]) for m in made_with] == [("old", 1), ("new", 1), ("new", 2)]
+    assert all(m["source"] == record["env"]["source"] and m["torch"] == torch.__version__ for m in made_with)
 
 
 def test_an_interrupted_retry_goes_on_after_a_command_that_retries_nothing(tmp_path, monkeypatch, capsys):

@@ -323,9 +323,11 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
 
     go(4)
     saved = checkpoint.load(torch.device("cpu"))
-    del saved["plain"]["curve_seconds"], saved["plain"]["cpu_seconds"]
+    del saved["plain"]["curve_seconds"], saved["plain"]["cpu_seconds"], saved["plain"]["made_with"]
+    saved["plain"]["sources"] = ["old"]
     checkpoint.save(saved)
     run = go(6)
+    assert run.made_with == [{"source": "old"}, {}]
     assert run.step == 6 and run.attempts == 2 and run.curve_seconds == 0
     assert math.isnan(run.cpu_seconds)  # that of two iterations is not that of six
 

@@ -32,10 +32,10 @@ class Config:
     Attributes:
         method, target: hyper-parameters with ``name`` and ``version``; part of the identity.
         train, eval: budget and evaluation; part of the identity.
-        seeds: seeds to run; the rest below never changes a number that is recorded.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
-        threads: torch threads of this process.
-        compile: compile the training step.
+        seeds: seeds to run; nothing from here on is part of the identity.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``; changes rounding, and a GPU draws noise of its own.
+        threads: torch threads of this process; change rounding.
+        compile: compile the training step; changes rounding.  What follows changes no number but times.
         checkpoint_seconds: least time between checkpoints (0: one at every point of the loss curve).
         progress: ``auto`` (a bar on a terminal), ``always`` or ``never``.
         results: folder of the records.
@@ -80,7 +80,7 @@ class Config:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the numbers; stored as ``config`` in the record."""
+        """What decides the numbers but for how they are computed (``env``); stored as ``config`` in the record."""
         return {
             "engine": ENGINE_VERSION,
             "method": _as_recorded("method", self.method),

@@ -1,4 +1,9 @@
-"""What makes two runs the same run: a hash of everything that changes the numbers, and of nothing else."""
+"""What makes two runs the same run: a hash of what is computed, and of nothing else.
+
+Method, target, training and evaluation enter, with their versions.  How it is computed does not, although it changes
+rounding and, on a GPU, the noise: device, threads, compilation, seeds fitted together, libraries, and code or plugins
+that change without a new version.  That is in the record, under ``env`` and ``cost``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,9 @@ from methods.base import Method
 from targets.base import Target
 
 log = logging.getLogger("sivibench")
+
+_MADE_WITH = ("source", "plugins", "operations", "torch", "packages", "device", "device_name", "threads", "compile")
+"""What of ``env`` may change a number that a configuration computes, be it by rounding."""
 
 
 def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Record]:
@@ -76,7 +80,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
         checkpoint_seconds=config.checkpoint_seconds,
         curve_steps=evaluation.steps,  # all processes pause there, so that all ask each other equally often
         curve_hook=evaluation.curve_point if processes.first else None,
-        source=env["source"],
+        made_with=_plain({key: env[key] for key in _MADE_WITH if key in env}),
         progress=Progress(iterations, show=show if processes.first else False, label=label),
         watch=_mirror,
         processes=processes,
@@ -84,13 +88,20 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
     if not processes.first:
         return
     save(run, checkpoint)  # evaluation may be interrupted too
-    if len(run.sources) > 1:
-        env["sources"] = run.sources
-        log.warning("%s: the code changed between interruptions of this fit; its record names all versions", label)
+    if len(run.made_with) > 1:
+        env["made_with"] = run.made_with
+        changed = [key for key in _MADE_WITH if any(m.get(key) != run.made_with[0].get(key) for m in run.made_with)]
+        log.warning("%s: %s changed between interruptions; the record has all", label, ", ".join(changed))
     for row, seed in enumerate(group):
         if seed in seeds:
             save_parameters(store.parameters, config.run_id(seed), member_values(run.state, row))
             yield evaluation.record(run, row, env)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As a record has them when it is read: torch's version is a class of its own, which no checkpoint may hold."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
 class _Evaluation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,8 @@ class Fit:
     until: str = ""
     """When the last iteration was done (UTC), in whichever attempt."""
     attempts: int = 1
-    sources: list[str] = field(default_factory=list)
-    """Digests of the code that did the steps, in order; more than one if it changed between interruptions."""
+    made_with: list[dict[str, Any]] = field(default_factory=list)
+    """Code, libraries and machine of the attempts, in order; more than one if they changed between interruptions."""
 
     @property
     def step(self) -> int:
@@ -83,7 +83,7 @@ def fit(
     curve_hook: CurveHook | None = None,
     progress: Progress | None = None,
     watch: Callable[[Fit], None] | None = None,
-    source: str = "",
+    made_with: Mapping[str, Any] | None = None,
     processes: Processes = ALONE,
 ) -> Fit:
     """Fit all seeds together.
@@ -95,7 +95,7 @@ def fit(
         compile: as in ``bench.fit.compiled.build``.
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
-        source: digest of the code, kept with the checkpoint.
+        made_with: what this attempt is made with, kept with the checkpoint (plain values).
         curve_steps, curve_hook: steps at which ``curve_hook(step, fit)`` is called; what it gives is kept.
         progress: the progress line.
         watch: called whenever the progress line is.
@@ -106,13 +106,11 @@ def fit(
         Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
     program = Program(members[0], iterations, processes)
-    run = Fit(program, list(seeds), program.initial_state(members))
+    run = Fit(program, list(seeds), program.initial_state(members), made_with=[dict(made_with or {})])
     checkpoint = checkpoint if processes.first else None
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved, checkpoint)
     processes.share(run.state)
-    if source not in run.sources:
-        run.sources.append(source)
     tape = Tape(run.seeds, program.draws_per_iteration, program.device, program.dtype, processes.rank)
     tape.load(run.step)  # tracing runs the iteration once: on real noise
     advance, moving = None, None
@@ -175,7 +173,7 @@ def save(run: Fit, checkpoint: Checkpoint) -> None:
 
 _PLAIN = (
     *("loss_steps", "losses", "curve_steps", "curve", "seconds", "cpu_seconds", "setup_seconds", "curve_seconds"),
-    *("until", "attempts", "sources"),
+    *("until", "attempts", "made_with"),
 )
 
 
@@ -185,10 +183,14 @@ def _restore(run: Fit, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
         raise unfit(checkpoint.path)
     for key, value in run.state.items():
         value.copy_(saved["state"][key])
+    plain, [now] = saved["plain"], run.made_with
     run.cpu_seconds = math.nan  # unless it is known of every attempt
+    run.made_with = [now | {"source": source} for source in plain.get("sources", ())]  # of earlier code
     for key in _PLAIN:
-        if key in saved["plain"]:  # a checkpoint of earlier code goes on without what it did not keep
-            setattr(run, key, saved["plain"][key])
+        if key in plain:  # a checkpoint of earlier code goes on without what it did not keep
+            setattr(run, key, plain[key])
+    if now not in run.made_with:
+        run.made_with.append(now)
     run.attempts += 1
 
 

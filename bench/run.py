@@ -174,14 +174,13 @@ def _engine() -> Fit:
 
 
 def _fit(config: Config, seeds: list[int], store: Store, fit: Fit) -> dict[int, Record]:
-    previous = finished(config, store, seeds)
-    attempts = {seed: int((previous.get(seed) or {}).get("cost", {}).get("attempts", 0)) + 1 for seed in seeds}
+    from bench.fit.attempts import attempts  # imported late, as the engine
+
+    tried = dict(zip(seeds, attempts(config, seeds, store), strict=True))
     records: dict[int, Record] = {}
     try:
         for record in fit(config, seeds, store):  # evaluation may take hours: what is done is kept if it stops
-            cost = record["cost"]
-            # The engine counts continuations from a checkpoint, the previous record counts what failed before.
-            record["cost"] = {**cost, "attempts": max(attempts[record["seed"]], cost.get("attempts", 1))}
+            record["cost"] = {**record["cost"], "attempts": tried[record["seed"]]}
             store.put(record)
             records[record["seed"]] = record
     except UserError:
@@ -196,7 +195,7 @@ def _fit(config: Config, seeds: list[int], store: Store, fit: Fit) -> dict[int, 
         env = environment(resolve_device(config.device), threads=config.threads, compile=config.compile)
         lost = [seed for seed in seeds if seed not in records]
         for seed in lost:
-            cost = {"seeds_sharing": len(seeds), "attempts": attempts[seed]}
+            cost = {"seeds_sharing": len(seeds), "attempts": tried[seed]}
             log = store.put(new_record(config, seed, "failed", env=env, cost=cost, error=text))
         raise RunFailed(
             f"{config.method['name']} on {config.target['name']} failed: {type(error).__name__}: {error}",

@@ -165,4 +165,5 @@ def test_an_interrupted_retry_goes_on_after_a_command_that_retries_nothing(tmp_p
     assert main(arguments) == 0
     assert int(checkpoint.load(CPU)["state"]["step"]) < 300
     assert main([*arguments, "--retry"]) == 0
-    assert [r["status"] for r in store.records()] == ["done"] and not checkpoint.path.exists()
+    assert [(r["status"], r["cost"]["attempts"]) for r in store.records()] == [("done", 3)]
+    assert not checkpoint.path.exists()

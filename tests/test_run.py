@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -71,6 +72,27 @@ def test_failures_are_recorded_kept_and_retried(config, store):
     assert [r["status"] for r in execute(config, fit=fit_never)] == ["failed"] * 3
     retried = execute(config, fit=fit_done, retry=True)
     assert [(r["status"], r["cost"]["attempts"]) for r in retried] == [("done", 2)] * 3
+
+
+@pytest.mark.parametrize("fit", [fit_done, fit_raises])
+@pytest.mark.parametrize(
+    ("recorded", "saved", "expected"),
+    [
+        (1, None, 2),
+        (1, {"attempts": [1, 2, 1]}, 3),  # failed once, and its retry was interrupted
+        (None, {"attempts": [1, 3, 1]}, 4),
+        (4, {"attempts": [1, 3, 1]}, 5),  # failed where it went on
+        (None, {}, 2),  # by earlier code
+    ],
+)
+def test_attempts_that_failed_and_that_were_interrupted_are_counted(config, store, fit, recorded, saved, expected):
+    if recorded:
+        store.put(record_of(config, 1, "failed") | {"cost": {"attempts": recorded}})
+    if saved is not None:
+        Checkpoint(store.artifacts / "checkpoints", config.config_id, config.seeds).save({}, **saved)
+    with suppress(RunFailed):
+        execute(config, fit=fit, retry=True)
+    assert store.find(config.run_id(1))["cost"]["attempts"] == expected
 
 
 @pytest.mark.parametrize("apart", ["large", "saved groups"])

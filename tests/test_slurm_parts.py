@@ -434,7 +434,7 @@ def test_an_interrupted_fit_has_saved_all_it_did_and_ends_the_same(tmp_path):
     assert int(saved["state"]["step"]) == 20
     resumed, calm = once(checkpoint), once(None, lambda step, run: {"step": step})
     assert all(torch.equal(resumed.state[key], calm.state[key]) for key in calm.state)
-    assert resumed.curve == calm.curve and resumed.attempts == 2
+    assert resumed.curve == calm.curve
 
 
 def test_local_and_debug_launchers_do_the_same(tmp_path):

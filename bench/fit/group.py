@@ -15,6 +15,7 @@ from bench.config import Config, build_method, build_target
 from bench.device import peak_bytes, resolve_device
 from bench.digest import digest
 from bench.environment import environment, plugins
+from bench.fit.attempts import attempts
 from bench.fit.checkpoint import covering
 from bench.fit.loop import Fit, fit, save
 from bench.fit.members import initialise
@@ -80,6 +81,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
         checkpoint_seconds=config.checkpoint_seconds,
         curve_steps=evaluation.steps,  # all processes pause there, so that all ask each other equally often
         curve_hook=evaluation.curve_point if processes.first else None,
+        attempts=attempts(config, group, store),
         made_with=_plain({key: env[key] for key in _MADE_WITH if key in env}),
         progress=Progress(iterations, show=show if processes.first else False, label=label),
         watch=_mirror,
@@ -177,7 +179,6 @@ class _Evaluation:
             "iterations_per_second": round(run.step / run.seconds, 3) if run.seconds else None,
             "target_evaluations": run.program.target_evaluations(run.step),
             "peak_bytes": peak_bytes(self.device),
-            "attempts": run.attempts,
         }
 
 

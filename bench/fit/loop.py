@@ -53,7 +53,8 @@ class Fit:
     """Spent in the curve's hook; like ``setup_seconds`` no part of the other two."""
     until: str = ""
     """When the last iteration was done (UTC), in whichever attempt."""
-    attempts: int = 1
+    attempts: list[int] = field(default_factory=list)
+    """How often each seed has been tried by now, as the checkpoint is to say."""
     made_with: list[dict[str, Any]] = field(default_factory=list)
     """Code, libraries and machine of the attempts, in order; more than one if they changed between interruptions."""
 
@@ -84,6 +85,7 @@ def fit(
     progress: Progress | None = None,
     watch: Callable[[Fit], None] | None = None,
     made_with: Mapping[str, Any] | None = None,
+    attempts: Sequence[int] = (),
     processes: Processes = ALONE,
 ) -> Fit:
     """Fit all seeds together.
@@ -96,6 +98,7 @@ def fit(
         checkpoint: where to save and to continue from.
         checkpoint_seconds: least time between two checkpoints (seconds).
         made_with: what this attempt is made with, kept with the checkpoint (plain values).
+        attempts: how often each seed has been tried, this time included; kept there, too.
         curve_steps, curve_hook: steps at which ``curve_hook(step, fit)`` is called; what it gives is kept.
         progress: the progress line.
         watch: called whenever the progress line is.
@@ -106,7 +109,8 @@ def fit(
         Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
     program = Program(members[0], iterations, processes)
-    run = Fit(program, list(seeds), program.initial_state(members), made_with=[dict(made_with or {})])
+    run = Fit(program, list(seeds), program.initial_state(members), attempts=list(attempts or [1] * len(seeds)))
+    run.made_with = [dict(made_with or {})]
     checkpoint = checkpoint if processes.first else None
     if checkpoint is not None and (saved := checkpoint.load(program.device)) is not None:
         _restore(run, saved, checkpoint)
@@ -168,12 +172,12 @@ def _chunk(advance: Callable[[], None], step: int, end: int, processes: Processe
 def save(run: Fit, checkpoint: Checkpoint) -> None:
     """Save a fit; ``fit`` called with the same arguments continues it."""
     plain = {k: getattr(run, k) for k in _PLAIN}
-    checkpoint.save({"state": run.state, "plain": plain}, until=run.until)
+    checkpoint.save({"state": run.state, "plain": plain}, until=run.until, attempts=run.attempts)
 
 
 _PLAIN = (
     *("loss_steps", "losses", "curve_steps", "curve", "seconds", "cpu_seconds", "setup_seconds", "curve_seconds"),
-    *("until", "attempts", "made_with"),
+    *("until", "made_with"),
 )
 
 
@@ -191,7 +195,6 @@ def _restore(run: Fit, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
             setattr(run, key, plain[key])
     if now not in run.made_with:
         run.made_with.append(now)
-    run.attempts += 1
 
 
 def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:

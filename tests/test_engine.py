@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -329,6 +330,26 @@ def test_a_checkpoint_of_earlier_code_goes_on(tmp_path):
     assert run.made_with == [{"source": "old"}, {}]
     assert run.step == 6 and run.curve_seconds == 0
     assert math.isnan(run.cpu_seconds)  # that of two iterations is not that of six
+
+
+def test_a_fit_of_which_nobody_is_left_ends_at_the_same_step_wherever_it_is_interrupted(tmp_path, monkeypatch):
+    """They die at step 5, which is known at the next point of the loss curve, here step 10."""
+    monkeypatch.setattr("bench.fit.loop.LOSS_POINTS", 4)
+
+    def go(**how):
+        (member,) = initialise(lambda: Poisoned(Gaussian()), [0])
+        torch.nn.init.ones_(member.location)
+        return fit([member], [0], 40, curve_steps=[7], **how)
+
+    whole = go()
+    assert (whole.step, whole.loss_steps, whole.diverged_at(0)) == (10, [10], 5)
+    for last in (0, 7, 10):
+        checkpoint = Checkpoint(tmp_path, f"test{last}", [0])
+        with pytest.raises(_Killed) if last < 10 else nullcontext():
+            go(checkpoint=checkpoint, checkpoint_seconds=0, progress=_Dies(last))
+        continued = go(checkpoint=checkpoint)
+        assert (continued.step, continued.loss_steps, continued.diverged_at(0)) == (10, [10], 5)
+        torch.testing.assert_close(continued.losses, whole.losses, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_checkpoint_of_other_parameters_is_refused(tmp_path):

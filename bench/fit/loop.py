@@ -51,6 +51,8 @@ class Fit:
     setup_seconds: float = 0.0
     curve_seconds: float = 0.0
     """Spent in the curve's hook; like ``setup_seconds`` no part of the other two."""
+    alive: bool = True
+    """Whether any seed was at the last point of the loss curve: a fit of which nobody is left ends there."""
     until: str = ""
     """When the last iteration was done (UTC), in whichever attempt."""
     attempts: list[int] = field(default_factory=list)
@@ -122,10 +124,10 @@ def fit(
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
     stopwatch, saved_at = Stopwatch(run.seconds, run.cpu_seconds), time.monotonic()
-    step, stop, alive = run.step, False, bool(run.state["alive"].any())
+    step, stop = run.step, False
+    run.alive = not processes.any(not run.alive, program.device)  # only the first one has read the checkpoint
     with interrupt.held():
-        # A fit of which nobody is left stops; continued from its last checkpoint, it must not take another step.
-        while step < iterations and alive:
+        while step < iterations and run.alive:
             if advance is None or moving != program.phase(step):
                 moving = program.phase(step)
                 with stopwatch.apart() as block:
@@ -134,7 +136,7 @@ def fit(
             step = _chunk(advance, step, min(tape.load(step), next(s for s in stops if s > step)), processes)
             if step in loss_points:
                 _log_losses(run, step)
-                alive = bool(run.state["alive"].any())  # asked seldom: it waits for the device
+                run.alive = bool(run.state["alive"].any())  # asked seldom: it waits for the device
             if step in curve_steps and curve_hook is not None:
                 run.curve_steps.append(step)
                 with stopwatch.apart() as block:
@@ -177,7 +179,7 @@ def save(run: Fit, checkpoint: Checkpoint) -> None:
 
 _PLAIN = (
     *("loss_steps", "losses", "curve_steps", "curve", "seconds", "cpu_seconds", "setup_seconds", "curve_seconds"),
-    *("until", "made_with"),
+    *("alive", "until", "made_with"),
 )
 
 

@@ -148,6 +148,22 @@ def _interrupted_after(
         fit(members, seeds, iterations, checkpoint=checkpoint, checkpoint_seconds=0, progress=_Dies(last))
 
 
+def test_the_rate_of_a_fit_that_goes_on_is_that_of_its_own_steps(tmp_path, capsys):
+    checkpoint = Checkpoint(tmp_path, "test", [0])
+    _interrupted_after(13, make("meanfield", [0]), [0], checkpoint)
+    progress = Progress(30, show=True)
+    fit(make("meanfield", [0]), [0], 30, checkpoint=checkpoint, progress=progress)
+    assert (progress.bar.initial, progress.bar.n) == (13, 30)
+
+    progress = Progress(100_000, show=True)
+    progress.resume(90_000)
+    began = progress.bar.start_t
+    progress.bar._time = lambda: began + 10.0
+    progress.update(90_100, {}, torch.ones(1, dtype=torch.bool))
+    assert "[00:10<16:30, 10.00it/s" in capsys.readouterr().err
+    progress.close()
+
+
 # test_kill.py kills whole runs.
 STOPS = [
     pytest.param(name, (7, 22) if name == "ksivi" else (13,), marks=() if name in UNLIKE else pytest.mark.slow)

@@ -124,6 +124,7 @@ def fit(
     stops = sorted({*loss_points, *curve_steps, *program.boundaries, iterations})
     progress = progress or Progress(iterations, show=False)
     stopwatch, saved_at = Stopwatch(run.seconds, run.cpu_seconds), time.monotonic()
+    progress.resume(run.step)
     step, stop = run.step, False
     run.alive = not processes.any(not run.alive, program.device)  # only the first one has read the checkpoint
     with interrupt.held():

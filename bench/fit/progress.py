@@ -29,6 +29,10 @@ class Progress:
         visible = sys.stderr.isatty() if show is None else show
         self.bar = tqdm(total=total, desc=label, unit="it", disable=not visible, dynamic_ncols=True, file=sys.stderr)
 
+    def resume(self, step: int) -> None:
+        """The run goes on from ``step``: what was done before does not count for its rate."""
+        self.bar.initial = self.bar.n = self.bar.last_print_n = step
+
     def update(self, step: int, losses: dict[str, list[list[float]]], alive: Tensor) -> None:
         if self.bar.disable:
             self._tell(step)

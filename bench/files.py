@@ -58,10 +58,14 @@ def write_json_atomic(path: Path, payload: dict[str, Any]) -> None:
     write_atomic(path, ("{" + lines + "}\n").encode())
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, *content: bytes | memoryview) -> None:
     """Write a file that appears complete or not at all: written beside its place, flushed to the disk and renamed.
 
     A link is replaced by the file, and the folder has to be writable.
+
+    Args:
+        path: its place.
+        content: its parts, one after another.
 
     Raises:
         UserError: full disk, no permission, read-only file system, a folder of that name, no such place.
@@ -72,7 +76,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as stream:
-                stream.write(content)
+                stream.writelines(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)

@@ -76,6 +76,18 @@ def test_a_full_disk_keeps_the_old_checkpoint(call, checkpoint, monkeypatch):
     assert list(checkpoint.path.parent.iterdir()) == [checkpoint.path]
 
 
+def test_a_write_takes_no_more_memory_than_what_it_writes(tmp_path, monkeypatch):
+    """Beside the state a checkpoint is held once."""
+    peak = []
+    monkeypatch.setattr(os, "fsync", lambda handle: peak.append(tracemalloc.get_traced_memory()[1]))
+    tracemalloc.start()
+    try:
+        Checkpoint(tmp_path, "test", [0]).save({"state": {"theta": torch.zeros(5_000_000)}})
+    finally:
+        tracemalloc.stop()
+    assert 20e6 < peak[0] < 30e6
+
+
 def test_half_a_file_of_a_killed_process_is_no_checkpoint_and_goes_with_it(checkpoint):
     leftover = checkpoint.path.with_name(f".{checkpoint.path.name}.123.tmp")
     leftover.write_bytes(b"half")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from bench.errors import UserError
-from bench.files import TEMPORARY, explain_os_error
+from bench.files import TEMPORARY, write_atomic
 
 FORMAT = 3
 
@@ -54,23 +53,7 @@ class Checkpoint:
         body = buffer.getbuffer()
         about |= {"format": FORMAT, "config_id": self.config_id, "seeds": self.seeds}
         header = json.dumps(about | {"sha256": hashlib.sha256(body).hexdigest()})
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}{TEMPORARY}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(header.encode() + b"\n")
-                    file.write(body)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            problem = explain_os_error(self.path, error)
-            if problem is None:
-                raise
-            raise problem from error
+        write_atomic(self.path, header.encode() + b"\n", body)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The saved payload, or None if there is none.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from bench.config import compose
 from bench.device import peak_bytes
 from bench.errors import UserError
 from bench.fit.members import initialise
 from bench.noise import DirectNoise, generator
 from bench.registry import entries
+from bench.run import execute
 from bench.speed import cells, command
 from bench.speed.plain import baselines, plain_step
 from bench.speed.render import markdown
@@ -180,3 +183,12 @@ def test_what_must_be_positive_is(option, capsys):
 
     assert main(["speed", "--method", "sivi", "--target", "banana", option, "0"]) == 2
     assert "is not positive" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+def test_the_peak_of_a_run_is_not_that_of_the_process_before_it(tmp_path):
+    float(torch.ones(10**8).sum())
+    before = peak_bytes(torch.device("cpu"))
+    quick = ["train.iterations=1", "eval.metrics=[]", "eval.curve_points=0", "device=cpu", f"paths.results={tmp_path}"]
+    (record,) = execute(compose(["method=meanfield", "target=banana", "seeds=1", *quick]))
+    assert 50e6 < record["cost"]["peak_bytes"] < before - 1e8

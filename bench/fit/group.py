@@ -6,7 +6,9 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,8 +57,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
     iterations = config.train["iterations"]
     checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
     group = checkpoint.seeds  # the whole saved group goes on, so that its arithmetic does not change
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    _forget_peak(device)
     target = build_target(config).to(device, dtype)
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
@@ -98,6 +99,15 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
         if seed in seeds:
             save_parameters(store.parameters, config.run_id(seed), member_values(run.state, row))
             yield evaluation.record(run, row, env)
+
+
+def _forget_peak(device: torch.device) -> None:
+    """From now on ``peak_bytes`` is of this fit: of what this process did before it has what is still held."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone has it, and some containers do not let it be written
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,15 @@ def test_a_solver_is_shown_at_its_best_and_on_the_grid_of_the_trained(grid, time
     }
 
 
+@pytest.mark.parametrize("more", [(), ("pupil",)])
+def test_a_setting_that_two_lines_show_is_ranked_once(more):
+    records = runs("ode", GOOD, grid="cosine") + runs("student", FAIR, grid="cosine")
+    records += [made for method in more for made in runs(method, POOR, grid="quad")]
+    found = {(label, kind): rank for (_, label, kind), (_, rank, _) in lines(records).items()}
+    assert found.pop(("ODE", "best of 1")) == found.pop(("ODE", "on the grid of STUDENT")) == 1
+    assert list(found.values()) == [2, 3][: len(found)]
+
+
 def test_a_grid_counts_only_where_a_trained_sampler_has_it():
     records = runs("student", FAIR, grid="cosine", target="ring") + runs("ode", GOOD, grid="cosine", target="ring")
     records += runs("student", FAIR, grid="quad", target="star") + runs("ode", GOOD, grid="cosine", target="star")

@@ -190,12 +190,17 @@ def _boards(metric: str, groups: tuple[Group, ...], absent: list[Row]) -> list[B
         raw = [*(row_of(metric, protocol_id, g) for g in groups), *absent]
         found = ranks({r.label: r for r in raw}, info)
         rows = [Row(**{**vars(r), "rank": found.get(r.label)}) for r in raw]
-        sign = -1 if info.direction == "higher" else 1
-        rows.sort(key=lambda r: (r.summary is None, r.lost, sign * r.summary.mean if r.summary else 0.0, r.label))
+        rows.sort(key=lambda r: (*best_first(r, info.direction), r.label))
         distinct = (apart[protocol_id] or {"protocol": protocol_id}) if len(ids) > 1 else {}
         protocol = protocols.get(protocol_id, {})
         boards.append(Board(problem, metric, info.direction, info.unit, protocol_id, protocol, distinct, tuple(rows)))
     return boards
+
+
+def best_first(row: Row, direction: str) -> tuple[bool, bool, float]:
+    """Sorts rows by mean; those of which little survived come after, those without a value last."""
+    sign = -1 if direction == "higher" else 1
+    return row.summary is None, row.lost, sign * row.summary.mean if row.summary else 0.0
 
 
 def ranks(rows: Mapping[str, Row], info: catalog.MetricInfo) -> dict[str, int]:

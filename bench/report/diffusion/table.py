@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.report import catalog
 from bench.report.diffusion.lines import Line, lines_of
 from bench.report.diffusion.settings import teacher_name
 from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
-from bench.report.table import Row, ranks, row_of
+from bench.report.table import Row, best_first, ranks, row_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,16 @@ class Cell:
     setting: str
     seconds: float | None
     """Per 1,000 draws."""
+
+
+@dataclass(frozen=True)
+class ColumnOrder:
+    """How the configurations of one column and NFE stand, by config_id."""
+
+    ranks: Mapping[str, int]
+    """One seed has none, as nothing is known of its noise."""
+    places: Mapping[str, int]
+    """By mean, from 1, of all that have a value."""
 
 
 @dataclass(frozen=True)
@@ -136,42 +146,38 @@ def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Col
 
 
 def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Sampler, ...]:
-    """The samplers of one NFE, best mean position first; one seed has no rank, as nothing is known of its noise."""
-    chosen = [[_best(metric, direction, column, line) for column in columns] for line in lines]
-    won, places = [], []
-    for found in zip(*chosen, strict=True):
-        rows = {i: cell.row for i, cell in enumerate(found) if cell is not None and cell.row.values}
-        every = {str(i): cell.row for i, cell in enumerate(found) if cell is not None}
-        won.append(ranks(every, catalog.metric_info(metric)))
-        sign = -1.0 if direction == "higher" else 1.0
-        means = {i: sign * math.fsum(row.values.values()) / len(row.values) for i, row in rows.items()}
-        order = sorted(rows, key=lambda i: (rows[i].lost, means[i], lines[i].label))
-        places.append({i: place for place, i in enumerate(order, 1)})
+    """The samplers of one NFE, best mean position first."""
+    table = [[_best(metric, direction, column, line) for column in columns] for line in lines]
+    orders = [_order(metric, [cell.row for cell in found if cell is not None]) for found in zip(*table, strict=True)]
     samplers = []
-    for i, (line, cells) in enumerate(zip(lines, chosen, strict=True)):
+    for line, cells in zip(lines, table, strict=True):
         if any(cells):
-            pairs = zip(cells, won, strict=True)
-            ranked = [None if cell is None else replace(cell, rank=rank.get(str(i))) for cell, rank in pairs]
-            mean = _mean([place[i] for place in places if i in place])
+            pairs = list(zip(cells, orders, strict=True))
+            ranked = [cell and replace(cell, rank=order.ranks.get(cell.row.config_id)) for cell, order in pairs]
+            places = [order.places.get(cell.row.config_id) for cell, order in pairs if cell is not None]
+            mean = _mean([place for place in places if place is not None])
             samplers.append((math.inf if mean is None else mean, Sampler(line, tuple(ranked))))
     return tuple(sampler for _, sampler in sorted(samplers, key=lambda pair: (pair[0], pair[1].line.label)))
 
 
+def _order(metric: str, rows: Iterable[Row]) -> ColumnOrder:
+    """How the rows of one column stand, a configuration that several lines show counted once."""
+    distinct = {row.config_id: row for row in rows}
+    info = catalog.metric_info(metric)
+    valued = [row for row in distinct.values() if row.summary is not None]
+    places = sorted(valued, key=lambda row: (*best_first(row, info.direction), row.label))
+    return ColumnOrder(ranks(distinct, info), {row.config_id: place for place, row in enumerate(places, 1)})
+
+
 def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | None:
     """The line's group on this column with the best mean (a trained sampler's line has one)."""
-    sign = -1.0 if direction == "higher" else 1.0
     cells = []
     for member, setting in line.members:
         if member.problem == column.problem:
             row = row_of(metric, column.protocol_id, member)
             seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
             cells.append(Cell(row, None, setting, _mean(seconds)))
-
-    def place(cell: Cell) -> tuple[bool, bool, float, str]:
-        summary = cell.row.summary
-        return summary is None, cell.row.lost, sign * summary.mean if summary else 0.0, cell.setting
-
-    return min(cells, key=place, default=None)
+    return min(cells, key=lambda cell: (*best_first(cell.row, direction), cell.setting), default=None)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -50,7 +50,7 @@ def lines(records, metric: str = "js_made_up"):
     """(NFE, label, kind) -> (mean, rank, setting) in the first column."""
     (sheet,) = [s for s in compare(records, (metric,)).sheets if s.metric == metric]
     return {
-        (nfe, sampler.line.label, sampler.line.kind): (cell.row.summary.mean, cell.rank, cell.setting)
+        (nfe, sampler.line.label, sampler.kind): (cell.row.summary.mean, cell.rank, cell.setting)
         for nfe, samplers in sheet.blocks
         for sampler in samplers
         if (cell := sampler.cells[0]) is not None and cell.row.summary is not None
@@ -93,12 +93,39 @@ def test_a_setting_that_two_lines_show_is_ranked_once(more):
     assert list(found.values()) == [2, 3][: len(found)]
 
 
+def test_of_how_many_settings_a_value_is_the_best_is_counted_in_its_column(tmp_path):
+    records = [made for grid in ("quad", "cosine", "uniform") for made in runs("ode", GOOD, grid=grid)]
+    records += runs("student", FAIR) + runs("ode", FAIR, target="star", grid="quad")
+    for made in records:
+        if made["config"]["method"].get("grid") == "uniform":
+            made["metrics"]["other"] = made["metrics"]["js_made_up"]
+    assert {key[2] for key in lines(records, "other")} == {"best of 1"}
+    text = render_terminal(records, ("js_made_up",))
+    assert "best of 1 to 3" in text and "of 3: grid=cosine" in text and "of 1: grid=quad" in text
+    for suffix, path in write_report(records, tmp_path, "t", ("js_made_up",)).items():
+        page = path.read_text()
+        assert "best of 1 to 3" in page and ("of 3: grid=cosine" in page) == (suffix != "tex")
+    cells = as_json(records, ("js_made_up",))["metrics"][0]["cells"]
+    assert {(cell["kind"], cell["problem"], cell["best_of"]) for cell in cells if cell["method"] == "ode"} == {
+        ("best of 1 to 3", "ring", 3),
+        ("best of 1 to 3", "star", 1),
+    }
+
+
+def test_a_setting_that_failed_was_one_of_those_to_choose_from():
+    records = runs("ode", GOOD, grid="quad") + runs("student", FAIR) + runs("ode", GOOD, grid="cosine")
+    for made in records:
+        if made["config"]["method"].get("grid") == "cosine":
+            made |= {"status": "failed", "metrics": {}}
+    assert ("ODE", "best of 2") in {key[1:] for key in lines(records)}
+
+
 def test_a_grid_counts_only_where_a_trained_sampler_has_it():
     records = runs("student", FAIR, grid="cosine", target="ring") + runs("ode", GOOD, grid="cosine", target="ring")
     records += runs("student", FAIR, grid="quad", target="star") + runs("ode", GOOD, grid="cosine", target="star")
     (sheet,) = compare(records, ("js_made_up",)).sheets
     shown = {
-        s.line.kind: [c is not None and c.row.summary is not None for c in s.cells] for _, b in sheet.blocks for s in b
+        s.kind: [c is not None and c.row.summary is not None for c in s.cells] for _, b in sheet.blocks for s in b
     }
     assert [c.problem.name for c in sheet.columns] == ["ring", "star"]
     assert [value for kind, value in shown.items() if kind.startswith("on the grid")] == [[True, False]]

@@ -41,6 +41,7 @@ def page(comparison: Comparison, rows: tuple[Quoted, ...], title: str, stamp: st
             notes=comparison.notes,
             reading=render.READING,
             place=render.place,
+            detail=render.detail,
             rank_rule=RANK_RULE,
             apart=render.APART,
             cost=render.costs(comparison),

@@ -13,6 +13,9 @@ from bench.report import catalog
 from bench.report.diffusion.settings import grid_of, is_untrained
 from bench.report.groups import Group, Problem, differing, flatten, setting
 
+BEST = "best"
+"""The kind of the line that shows the best of a solver's settings; of how many depends on the column."""
+
 LONG = 40
 """Settings longer than this are cut, with a letter and a note."""
 
@@ -23,7 +26,7 @@ class Line:
 
     label: str
     kind: str
-    """What was done for it: ``distilled, data-free``, ``untrained``, ``best of 12``, ``on the grid of ...``."""
+    """What was done for it: ``distilled, data-free``, ``untrained``, ``on the grid of ...``, or ``BEST``."""
     method: str
     members: tuple[tuple[Group, str], ...] = field(compare=False)
     brief: str = ""
@@ -100,8 +103,7 @@ def _solver(
     keys = _telling(groups)
     name = catalog.paper_name(method)
     members = [(member, setting(_shown(member, keys, grids))) for member in groups]
-    most = max(sum(other.problem == member.problem for other in groups) for member in groups)
-    found = [Line(name, f"best of {most}", method, tuple(members))]
+    found = [Line(name, BEST, method, tuple(members))]
     for grid, owners in grids.items():
         candidates = (member for member, _ in members if member.problem in used[grid])
         same = tuple((member, "") for member in candidates if grid_of(member.records[0]) == grid)

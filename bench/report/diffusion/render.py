@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report import cells
 from bench.report.diffusion.published import Quoted
-from bench.report.diffusion.table import Cell, Column, Comparison, Sheet
+from bench.report.diffusion.table import Cell, Column, Comparison, Sampler, Sheet
 from bench.report.latex import escape as tex
 from bench.report.markdown import escape, pipe_table
 from bench.report.summary import provenance
@@ -18,8 +18,9 @@ READING = (
     "Mean over seeds ± half of the 95 % interval (bootstrap; Student's where that is wider, below 8 seeds: of two it "
     "is very wide); in parentheses the rank within column and NFE, where a sampler alone has none, or that there is "
     "one seed only, which is not ranked. A trained sampler has one row per setting; a letter stands for a setting "
-    "written out below. Of a solver, `best of n` shows the best of all n settings on record, chosen per column by the "
-    "very values shown, which favours it."
+    "written out below. Of a solver, `best of n` shows the best of the n settings on record for a column (each cell "
+    "says `of n` where columns differ), chosen by the very values shown, which favours it; a setting in two "
+    "lines is ranked once."
 )
 APART = (
     "Other teachers, references, sample counts and often feature networks than ours, and than each other's: never "
@@ -31,7 +32,7 @@ def grid(sheet: Sheet) -> Grid:
     """Header and a line per sampler, blocks of equal NFE below each other."""
     head = ["NFE", "sampler", "", *(heading(sheet, column) for column in sheet.columns)]
     body = [
-        [str(nfe), sampler.line.label, sampler.line.kind, *(text(cell) for cell in sampler.cells)]
+        [str(nfe), sampler.line.label, sampler.kind, *(text(sampler, cell) for cell in sampler.cells)]
         for nfe, samplers in sheet.blocks
         for sampler in samplers
     ]
@@ -45,7 +46,7 @@ def heading(sheet: Sheet, column: Column) -> str:
     return f"{column.problem.label}, {column.teacher} teacher" + (f" [{column.protocol_id}]" if several else "")
 
 
-def text(cell: Cell | None) -> str:
+def text(sampler: Sampler, cell: Cell | None) -> str:
     """``0.0123 ± 0.0004 (1) grid=quad``; why there is no value."""
     if cell is None:
         return "-"
@@ -53,7 +54,13 @@ def text(cell: Cell | None) -> str:
     if row.summary is None:
         return f"- {cells.failed(row) or row.reason}"
     mark = f"({place(cell)})" if place(cell) else ""
-    return " ".join(filter(None, (cells.value(row), mark, cells.failed(row), cell.setting)))
+    return " ".join(filter(None, (cells.value(row), mark, cells.failed(row), detail(sampler, cell))))
+
+
+def detail(sampler: Sampler, cell: Cell) -> str:
+    """``grid=quad``; ``of 12: grid=quad`` in a line that is the best of more settings in another column."""
+    chosen = f"of {cell.among}" if len(sampler.choices) > 1 else ""
+    return ": ".join(filter(None, (chosen, cell.setting)))
 
 
 def place(cell: Cell) -> str:
@@ -72,7 +79,7 @@ def costs(comparison: Comparison) -> Grid:
                 for column, cell in zip(sheet.columns, sampler.cells, strict=True):
                     if cell is not None and cell.seconds is not None and cell.row.summary is not None:
                         quality = f"{sheet.metric} {cells.value(cell.row)}"
-                        name = [str(nfe), sampler.line.label, sampler.line.kind, column.problem.label]
+                        name = [str(nfe), sampler.line.label, sampler.kind, column.problem.label]
                         lines.append([*name, cells.number(cell.seconds, 3), quality])
     return [head, *lines]
 
@@ -132,7 +139,7 @@ def _tabular(sheet: Sheet) -> str:
             parts = [
                 first,
                 tex(sampler.line.label),
-                tex(sampler.line.kind),
+                tex(sampler.kind),
                 *(_tex_cell(cell) for cell in sampler.cells),
             ]
             lines.append(" & ".join(parts) + r" \\")
@@ -167,8 +174,9 @@ def _sheet_data(sheet: Sheet) -> dict[str, Any]:
                     row["values"] = {str(seed): value for seed, value in sorted(cell.row.values.items())}
                     about = {
                         "nfe": nfe,
-                        "kind": sampler.line.kind,
+                        "kind": sampler.kind,
                         "setting": cell.setting,
+                        "best_of": cell.among if sampler.choices else None,
                         "problem": column.problem.label,
                     }
                     found.append(about | {"teacher": column.teacher, "seconds_per_1000_draws": cell.seconds} | row)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.report import catalog
-from bench.report.diffusion.lines import Line, lines_of
+from bench.report.diffusion.lines import BEST, Line, lines_of
 from bench.report.diffusion.settings import teacher_name
 from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
 from bench.report.table import Row, best_first, ranks, row_of
@@ -29,6 +29,8 @@ class Cell:
     setting: str
     seconds: float | None
     """Per 1,000 draws."""
+    among: int
+    """Settings that this is the best of: those run here for this metric, failed ones included."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ class Sampler:
 
     line: Line
     cells: tuple[Cell | None, ...]
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Of how many settings the cells are the best, each number once; empty where nothing was chosen."""
+        counts = {cell.among for cell in self.cells if cell is not None and cell.among}
+        return tuple(sorted(counts)) if self.line.kind == BEST else ()
+
+    @property
+    def kind(self) -> str:
+        """``best of 12``, or ``best of 3 to 12`` where columns differ; of other lines their own kind."""
+        if not self.choices:
+            return self.line.kind
+        fewest, most = self.choices[0], self.choices[-1]
+        return f"{BEST} of {fewest}" if fewest == most else f"{BEST} of {fewest} to {most}"
 
 
 @dataclass(frozen=True)
@@ -176,8 +192,9 @@ def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | Non
         if member.problem == column.problem:
             row = row_of(metric, column.protocol_id, member)
             seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
-            cells.append(Cell(row, None, setting, _mean(seconds)))
-    return min(cells, key=lambda cell: (*best_first(cell.row, direction), cell.setting), default=None)
+            cells.append(Cell(row, None, setting, _mean(seconds), 0))
+    best = min(cells, key=lambda cell: (*best_first(cell.row, direction), cell.setting), default=None)
+    return best and replace(best, among=sum(bool(cell.row.values or cell.row.failures) for cell in cells))
 
 
 def _mean(values: Sequence[float]) -> float | None:

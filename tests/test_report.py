@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import re
 import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -17,9 +19,12 @@ from bench.errors import UserError
 from bench.metrics.base import Metric
 from bench.registry import Entry
 from bench.report import as_json, render_terminal, write_report
+from bench.report.curves import loss_curves, metric_curves
+from bench.report.figures import palette
 from bench.report.groups import group
 from bench.report.overview import overview
 from bench.report.published import DEFAULT_PATH, find, rows
+from bench.report.scatter import scatter
 from bench.report.table import About, build
 from bench.report.terminal import align, fold
 from methods.base import Method
@@ -266,6 +271,40 @@ def test_page_loads_nothing_and_escapes_names(tmp_path):
     assert set(links) <= set(ids)
     assert page.count("<svg") == 3
     assert "2026-11-21" in page and "0123456789" in page
+
+
+@pytest.mark.parametrize("draw", [scatter, metric_curves, loss_curves])
+def test_long_labels_leave_panels_their_width_and_do_not_overlap(draw, monkeypatch):
+    records = [
+        made for kernel in ("gaussian", "multiquadric", "riesz") for lr in (0.001, 0.002) for made in
+        configured("ksivi", ALPHA[:1], kernel=kernel, lr=lr, statistic="unbiased", variance="conditional")
+    ]  # fmt: skip
+    for number, made in enumerate(records):
+        made["config"]["method"] |= {"bandwidth": "median " * (1 + number), "batch": 100 + number}
+    (section,) = build(records).sections
+    assert max(len(member.label) for member in section.groups) > 90
+    drawn = []
+    monkeypatch.setattr(sys.modules[draw.__module__], "to_svg", lambda figure, *_: drawn.append(figure) or "<svg>")
+    draw(section, palette({member.label: member.method for member in section.groups}), "p")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    columns = min(4, len(figure.axes))
+    assert all(axis.get_position().width > 0.7 / columns for axis in figure.axes)
+    assert all(axis.get_position().height * figure.get_figheight() > 1.3 for axis in figure.axes)
+    texts = [axis.title.get_window_extent() for axis in figure.axes]
+    texts += [text.get_window_extent() for legend in figure.legends for text in legend.get_texts()]
+    texts += [axis.get_window_extent() for axis in figure.axes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
+    assert all(figure.bbox.containsx(x) for text in texts for x in (text.x0, text.x1))
+    assert min(text.y0 for text in texts) >= 0 and max(text.y1 for text in texts) <= figure.bbox.y1
+
+
+def test_a_colour_is_a_methods_and_no_two_configurations_look_the_same():
+    for names, configurations, colours in ((14, 2, 1), (2, 13, 3)):  # more methods than colours, more fits than lines
+        methods = {f"m{i} ({j})": f"m{i}" for i in range(names) for j in range(configurations)}
+        looks = palette(methods)
+        assert len(set(looks.values())) == len(methods)
+        assert len({(method, looks[label].colour) for label, method in methods.items()}) == names * colours
 
 
 def test_command_reproduces_the_cell():

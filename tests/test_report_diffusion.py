@@ -124,9 +124,7 @@ def test_a_grid_counts_only_where_a_trained_sampler_has_it():
     records = runs("student", FAIR, grid="cosine", target="ring") + runs("ode", GOOD, grid="cosine", target="ring")
     records += runs("student", FAIR, grid="quad", target="star") + runs("ode", GOOD, grid="cosine", target="star")
     (sheet,) = compare(records, ("js_made_up",)).sheets
-    shown = {
-        s.kind: [c is not None and c.row.summary is not None for c in s.cells] for _, b in sheet.blocks for s in b
-    }
+    shown = {s.kind: [c is not None and c.row.summary is not None for c in s.cells] for _, b in sheet.blocks for s in b}
     assert [c.problem.name for c in sheet.columns] == ["ring", "star"]
     assert [value for kind, value in shown.items() if kind.startswith("on the grid")] == [[True, False]]
 

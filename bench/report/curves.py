@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from bench.report.figures import STYLE, panels, to_svg
+from bench.report.figures import STYLE, Look, legend_below, panels, to_svg
 from bench.report.groups import Group
 from bench.report.table import Section
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def loss_curves(section: Section, colours: dict[str, str], prefix: str) -> str | None:
+def loss_curves(section: Section, looks: Mapping[str, Look], prefix: str) -> str | None:
     """SVG with one panel per configuration and player (losses of different methods share no axis), or None."""
     found = []
     for group in section.groups:
@@ -32,16 +32,16 @@ def loss_curves(section: Section, colours: dict[str, str], prefix: str) -> str |
     if not found:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(found), 4, 3.0, 2.0)
-        for axis, (label, player, curve) in zip(axes, found, strict=True):
-            _draw(axis, curve, colours.get(label, "C0"))
-            axis.set_title(f"{label} · {player}" if player else label)
+        titles = [f"{label} · {player}" if player else label for label, player, _ in found]
+        figure, axes = panels(titles, 4, 3.0, 2.0)
+        for axis, (label, _, curve) in zip(axes, found, strict=True):
+            _draw(axis, curve, Look(looks[label].colour, "-"))
             axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
             axis.locator_params(axis="both", nbins=4)
         return to_svg(figure, prefix, f"Training losses on {section.problem.label}")
 
 
-def metric_curves(section: Section, colours: dict[str, str], prefix: str) -> str | None:
+def metric_curves(section: Section, looks: Mapping[str, Look], prefix: str) -> str | None:
     """SVG with one panel per metric and protocol, all configurations overlaid, or None."""
     found: dict[tuple[str, str], list[tuple[str, Curve]]] = defaultdict(list)
     for group in section.groups:
@@ -53,16 +53,16 @@ def metric_curves(section: Section, colours: dict[str, str], prefix: str) -> str
         return None
     names = [metric for metric, _ in found]
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(found), 2, 7.5 if len(found) == 1 else 6.0, 3.4)
-        for axis, ((metric, protocol), lines) in zip(axes, sorted(found.items()), strict=True):
+        titles = [f"{name} [protocol {id}]" if names.count(name) > 1 else name for name, id in sorted(found)]
+        figure, axes = panels(titles, 2, 7.5 if len(found) == 1 else 6.0, 3.4)
+        for axis, (_, lines) in zip(axes, sorted(found.items()), strict=True):
             for label, curve in lines:
-                _draw(axis, curve, colours.get(label, "C0"), label)
+                _draw(axis, curve, looks[label], label)
             if all((curve[2] > 0).all() for _, curve in lines):
                 axis.set_yscale("log")
-            axis.set_title(f"{metric} [protocol {protocol}]" if names.count(metric) > 1 else metric)
             axis.set_xlabel("iteration")
             axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-            axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_below(figure, axes)
         return to_svg(figure, prefix, f"Metrics during training on {section.problem.label}")
 
 
@@ -89,7 +89,8 @@ def band(lines: Sequence[dict[str, list[Any]]]) -> Curve | None:
     return (np.asarray(steps, dtype=float), *(np.asarray(row, dtype=float) for row in rows))  # type: ignore[return-value]
 
 
-def _draw(axis: Axes, curve: Curve, colour: str, label: str = "") -> None:
+def _draw(axis: Axes, curve: Curve, look: Look, label: str = "") -> None:
     steps, median, low, high = curve
-    axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(steps, median, color=colour, linewidth=1.2, label=label, marker="o" if len(steps) == 1 else "")
+    axis.fill_between(steps, low, high, color=look.colour, alpha=0.2, linewidth=0)
+    marker = "o" if len(steps) == 1 else ""
+    axis.plot(steps, median, color=look.colour, linestyle=look.line, linewidth=1.2, label=label, marker=marker)

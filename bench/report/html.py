@@ -54,11 +54,10 @@ def make_environment() -> Environment:
 def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
     """The page as a string; ``stamp`` tells later calls what it was made of."""
     environment = make_environment()
-    colours = palette(group.label for section in tables.sections for group in section.groups)
     pages = [
         {
             "section": section,
-            "figures": _illustrations(section, colours, f"f{index}"),
+            "figures": _illustrations(section, f"f{index}"),
             "published": any(board.has_published for board in section.boards),
         }
         for index, section in enumerate(tables.sections)
@@ -76,19 +75,19 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
     )
 
 
-def _illustrations(section: Section, colours: dict[str, str], prefix: str) -> list[Illustration]:
-    found = []
-    drawn = scatter(section, colours, prefix + "s")
+def _illustrations(section: Section, prefix: str) -> list[Illustration]:
+    looks, found = palette({group.label: group.method for group in section.groups}), []
+    drawn = scatter(section, looks, prefix + "s")
     if drawn is not None:
         found.append(Illustration("Draws", Markup(drawn[0]), drawn[1]))
     pictures = gallery(section)
     if pictures is not None:
         caption = "Draws of the first finished seed of every configuration, as they would be saved."
         found.append(Illustration("Draws", pictures, caption))
-    followed = metric_curves(section, colours, prefix + "m")
+    followed = metric_curves(section, looks, prefix + "m")
     if followed is not None:
         found.append(Illustration("Metrics during training", Markup(followed), BAND))
-    losses = loss_curves(section, colours, prefix + "l")
+    losses = loss_curves(section, looks, prefix + "l")
     if losses is not None:
         caption = f"{BAND} Losses of different methods are different quantities: compare shapes, not levels."
         found.append(Illustration("Losses", Markup(losses), caption))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from bench.errors import UserError
 from bench.noise import generator
 from bench.report import catalog
-from bench.report.figures import INK, STYLE, panels, to_svg
+from bench.report.figures import INK, STYLE, Look, panels, to_svg
 from bench.report.table import Section
 from targets.base import Target, Unsupported
 
@@ -44,7 +45,7 @@ class Backdrop:
             axis.plot(*self.draws.T, ".", color="#888888", markersize=2, alpha=0.35, markeredgewidth=0, rasterized=True)
 
 
-def scatter(section: Section, colours: dict[str, str], prefix: str) -> tuple[str, str] | None:
+def scatter(section: Section, looks: Mapping[str, Look], prefix: str) -> tuple[str, str] | None:
     """(SVG, caption) with one panel per configuration that kept draws, or None if none did.
 
     The first finished seed is shown.  A target that cannot be built (any more) is left out, and the caption says why.
@@ -60,12 +61,12 @@ def scatter(section: Section, colours: dict[str, str], prefix: str) -> tuple[str
     backdrop = _backdrop(target) if target is not None else Backdrop()
     window = _window(backdrop, [draws for _, _, draws in shown])
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(shown), 4, 3.0, 2.9)
-        for axis, (label, seed, draws) in zip(axes, shown, strict=True):
+        figure, axes = panels([f"{label} · seed\N{NO-BREAK SPACE}{seed}" for label, seed, _ in shown], 4, 3.0, 2.9)
+        for axis, (label, _, draws) in zip(axes, shown, strict=True):
             backdrop.draw(axis)
-            colour = colours.get(label, "C0")
+            colour = looks[label].colour
             axis.plot(*draws.T, ".", color=colour, markersize=4, alpha=0.8, markeredgewidth=0, rasterized=True)
-            axis.set(xlim=window[0], ylim=window[1], title=f"{label} · seed {seed}")
+            axis.set(xlim=window[0], ylim=window[1])
             axis.locator_params(nbins=5)
             axis.spines[["top", "right"]].set_visible(True)
         svg = to_svg(figure, prefix, f"Draws of {len(shown)} fits on {section.problem.label}")

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from bench.report.diffusion.lines import Line
 from bench.report.diffusion.table import Cell, Sheet
-from bench.report.figures import INK, STYLE, panels, to_svg
+from bench.report.figures import INK, STYLE, entries, panels, to_svg
 
 MARKERS = "osD^vPX*<>hp"
 Looks = Mapping[str, Mapping[str, Any]]
@@ -46,7 +46,7 @@ class Point:
 def against_nfe(sheet: Sheet, looks: Looks, prefix: str) -> str:
     """SVG, a panel per problem: a line per method through its best setting at each NFE, all its settings as points."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(sheet.columns), 2, 6.0, 4.0)
+        figure, axes = panels([column.problem.label for column in sheet.columns], 2, 6.0, 4.0)
         for index, axis in enumerate(axes):
             for method, points in _series(sheet, index).items():
                 _line(axis, points, looks[method], method, sheet.direction)
@@ -67,7 +67,7 @@ def against_seconds(sheet: Sheet, looks: Looks, prefix: str) -> str | None:
     if not timed:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = panels(len(timed), 2, 6.0, 4.0)
+        figure, axes = panels([sheet.columns[index].problem.label for index in timed], 2, 6.0, 4.0)
         for index, axis in zip(timed, axes, strict=True):
             for method, points in _series(sheet, index).items():
                 _timed(axis, points, looks[method], method, sheet.direction)
@@ -137,7 +137,6 @@ def _finish(axis: Axes, sheet: Sheet, column: int) -> None:
     floor = sheet.columns[column].floor
     if floor:
         axis.axhline(floor, color=INK, linewidth=0.8, linestyle=":", label="noise floor")
-    axis.set_title(sheet.columns[column].problem.label)
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(_plain))
@@ -151,10 +150,7 @@ def _plain(value: float, position: int | None = None) -> str:
 
 def _legend(axes: list[Axes], looks: Looks) -> None:
     """One for all panels, as no panel need have every method."""
-    found: dict[str, Any] = {}
-    for axis in axes:
-        handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
+    found = entries(axes)
     order = [*(name for name in looks if name in found), *(label for label in found if label not in looks)]
     beside = axes[min(1, len(axes) - 1)]
     beside.legend([found[label] for label in order], order, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -469,6 +469,25 @@ def test_a_row_alone_and_the_loose_end_of_a_bound_have_no_rank():
         assert [row.rank is not None for row in only_board(records).rows] == [ranked, ranked]
 
 
+@pytest.mark.parametrize(("metric", "kind"), [("js_grid", "error"), ("elbo_lower", "perfect q")])
+def test_what_a_floor_is_stands_above_it(metric, kind, tmp_path):
+    records = fits("alpha", ALPHA) + fits("beta", GAMMA)
+    for made in records:
+        made["metrics"] = {metric: made["metrics"]["js_made_up"]}
+    assert f"floor ({kind})" in render_terminal(records)
+    pages = {suffix: path.read_text() for suffix, path in write_report(records, tmp_path, "t").items()}
+    assert f"floor ({kind})" in pages["md"].replace("\\_", "_") and f"<th>floor <small>{kind}</small>" in pages["html"]
+
+
+def test_a_share_of_draws_that_is_not_all_is_never_called_all(tmp_path):
+    records = fits("alpha", ALPHA[:1], target="banana") + fits("beta", ALPHA[:1], target="banana")
+    for made in records:
+        made["config"]["target"] = {"name": "banana"}
+        made["samples"] = [[0.0, 0.0]] * 2999 + [[1e6, 1e6]]
+    page = write_report(records, tmp_path, "t")["html"].read_text()
+    assert "At least 99.9% of each" in page and "100.0%" not in page
+
+
 def test_rows_that_differ_by_less_than_half_a_floor_share_their_rank():
     records = fits("alpha", [0.0101, 0.0102, 0.0101]) + fits("beta", [0.0105, 0.0106, 0.0105])
     assert [row.rank for row in only_board(records).rows] == [1, 1]  # the floor is .001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,7 +74,8 @@ def scatter(section: Section, looks: Mapping[str, Look], prefix: str) -> tuple[s
     inside = min(float(_inside(draws, window).mean()) for _, _, draws in shown)
     caption = f"Draws of the first finished seed{backdrop.caption}."
     caption += f" Density not drawn: {problem}." if problem else ""
-    caption += f" At least {inside:.0%} of each method's draws lie inside the picture." if inside < 1 else ""
+    share = f"{math.floor(1000 * inside) / 1000:.1%}"  # "at least" forbids to round up
+    caption += f" At least {share} of each method's draws lie inside the picture." if inside < 1 else ""
     return svg, caption
 
 

@@ -101,6 +101,11 @@ class Board:
         return any(row.floor is not None for row in self.rows)
 
     @property
+    def floor_kind(self) -> str:
+        """What the floor is: an error of the value, or what a perfect q reads (``Metric.floor_is_noise``)."""
+        return "error" if catalog.metric_info(self.metric).floor_is_noise else "perfect q"
+
+    @property
     def has_published(self) -> bool:
         return any(row.published for row in self.rows)
 

@@ -56,7 +56,7 @@ def describe(board: Board) -> str:
 def board_grid(board: Board) -> Grid:
     """Header and the rows of methods that have runs; columns nobody fills are left out."""
     head = ["rank", "method", "mean ± half", "95 % interval", "median", "seeds", "failed"]
-    head += ["floor"] * board.has_floor + ["published"] * board.has_published
+    head += [f"floor ({board.floor_kind})"] * board.has_floor + ["published"] * board.has_published
     head += ["time/seed", "evals/seed", "note"]
     grid = [head] + [_board_row(board, row) for row in board.present]
     keep = [i for i, name in enumerate(head) if name not in ("failed", "note") or any(r[i] for r in grid[1:])]

@@ -25,6 +25,7 @@ from bench.report.groups import group
 from bench.report.overview import overview
 from bench.report.published import DEFAULT_PATH, find, rows
 from bench.report.scatter import scatter
+from bench.report.standing import UNUSUAL
 from bench.report.table import About, build
 from bench.report.terminal import align, fold
 from methods.base import Method
@@ -205,6 +206,20 @@ def test_the_overview_has_the_configuration_nearest_to_a_methods_settings_never_
     stands = rows["ksivi"].cells[0]
     assert stands.summary.mean == pytest.approx(np.mean(GAMMA)) and stands.rank == 2  # and not behind its own others
     assert matrix.others[stands.config_id] == 3 and f"({stands.rank}) +3" in render_terminal(records)
+
+
+def test_the_overview_marks_what_does_not_have_its_methods_settings(tmp_path):
+    ksivi, sivi = (compose([f"method={name}", "target=banana"]).method for name in ("ksivi", "sivi"))
+    records = configured("ksivi", GAMMA, **ksivi | {"lr": 1e-5}) + configured("sivi", ALPHA, **sivi | {"lr": 0.5})
+    records += configured("sivi", BETA, **sivi) + fits("alpha", BETA, target="ring")  # not a method of the registry
+    matrix = overview(build(records))
+    marks = {row.label: [matrix.marks(cell) for cell in row.cells] for row in matrix.rows}
+    assert marks == {"alpha": ["", ""], "ksivi": ["*", ""], "sivi": ["+1", ""]}
+    pages = {suffix: path.read_text() for suffix, path in write_report(records, tmp_path, "t").items()}
+    assert "(2) * " in render_terminal(records) and UNUSUAL in render_terminal(records)
+    assert pages["html"].count("<small> *</small>") == 1 and "*: no run has" in pages["html"]
+    assert pages["md"].count(r"(2) \* |") == 1 and r"\*: no run has" in pages["md"] and pages["tex"].count("$^*$") == 1
+    assert "no run has" not in render_terminal(configured("sivi", BETA, **sivi) + fits("alpha", BETA, target="ring"))
 
 
 def test_the_overview_of_one_method_has_its_configurations():

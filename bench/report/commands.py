@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bench.config.overrides import CONF
+from bench.config.overrides import tuned_file
 from bench.registry import Kind
 from bench.report import catalog
 from bench.report.groups import Group, flatten
@@ -22,9 +22,8 @@ def command(group: Group) -> str:
     pair, ``tuned=none`` keeps it out, so that the command means the same whatever becomes of that file.
     """
     config = group.records[0]["config"]
-    tuned = (CONF / "tuned" / f"{group.method}_{group.problem.name}.yaml").is_file()
     parts = [f"method={group.method}", f"target={group.problem.name}", f"seeds={_seeds(group)}"]
-    parts += ["tuned=none"] if tuned else []
+    parts += ["tuned=none"] if tuned_file(group.method, group.problem.name, ()) else []
     sections: tuple[Kind, ...] = ("method", "target")
     for section in sections:
         changed = catalog.changed(section, config.get(section, {}))

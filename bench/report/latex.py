@@ -19,7 +19,8 @@ def render(matrix: Overview) -> str:
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", _line(map(escape, head)), r"\midrule"]
     for row in matrix.rows:
         mean_rank = "--" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
-        lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells), mean_rank]))
+        shown = (_cell(cell, "*" in matrix.marks(cell)) for cell in row.cells)
+        lines.append(_line([escape(row.label), *shown, mean_rank]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -28,10 +29,10 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: Row | None, unusual: bool) -> str:
     if row is None or row.summary is None:
         return escape(cells.failed(row)) or "--" if row else "--"
-    text = escape(cells.value(row)) + (r"$^\dagger$" if row.failures else "")
+    text = escape(cells.value(row)) + (r"$^\dagger$" if row.failures else "") + ("$^*$" if unusual else "")
     return rf"\textbf{{{text}}}" if row.rank == 1 else text
 
 

@@ -24,7 +24,7 @@ def render(tables: Tables, matrix: Overview, title: str) -> str:
         lines += ["", *(f"[{number}] {escape(reason)}  " for number, reason in enumerate(matrix.reasons, 1))]
         lines += [
             "",
-            *(f"{note}  " for note in matrix.notes),
+            *(f"{escape(note)}  " for note in matrix.notes),
             "",
             RANK_RULE,
             "",

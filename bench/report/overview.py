@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from bench.report import catalog
-from bench.report.standing import STANDING, standing
+from bench.report.groups import Group
+from bench.report.standing import STANDING, UNUSUAL, deviations, standing
 from bench.report.table import NOT_RUN, Board, Row, Tables, ranks
 
 _ORDER = (
@@ -37,6 +38,15 @@ class Overview:
     """How to read the order and the choice of rows."""
     others: Mapping[str, int]
     """config_id -> further configurations of its method on the same problem."""
+    unusual: Collection[str]
+    """config_ids of those that stand for a method without having its settings for the target."""
+
+    def marks(self, cell: Row | None) -> str:
+        """What a cell says of the configuration in it: ``* +2``."""
+        if cell is None:
+            return ""
+        others = self.others.get(cell.config_id, 0)
+        return " ".join(["*"] * (cell.config_id in self.unusual) + [f"+{others}"] * bool(others))
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -54,7 +64,7 @@ def overview(tables: Tables) -> Overview:
     label share one.
     """
     alone = len({group.method for section in tables.sections for group in section.groups}) == 1
-    columns, others = list[Board](), dict[str, int]()
+    columns, others, unusual = list[Board](), dict[str, int](), set[str]()
     for section in tables.sections:
         boards = [board for board in section.boards if board.metric == section.boards[0].metric]
         if not alone:
@@ -62,6 +72,7 @@ def overview(tables: Tables) -> Overview:
             boards = [_one_row_each(board, {group.config_id for group in chosen.values()}) for board in boards]
             counts = Counter(group.method for group in section.groups)
             others |= {group.config_id: counts[method] - 1 for method, group in chosen.items()}
+            unusual |= {group.config_id for group in chosen.values() if _is_unusual(group)}
         columns += boards
     by_column = [{row.label: row for row in board.rows} for board in columns]
     configured = {row.label for board in columns for row in board.rows if row.config_id}
@@ -71,8 +82,12 @@ def overview(tables: Tables) -> Overview:
         known = [cell.rank for cell in cells if cell is not None and cell.rank is not None]
         rows.append(OverviewRow(label, cells, sum(known) / len(known) if known else None, len(known)))
     rows.sort(key=lambda r: (2 * r.ranked < len(columns), r.mean_rank or math.inf, r.label))
-    notes = (_ORDER, STANDING) if any(others.values()) else (_ORDER,)
-    return Overview(tuple(columns), tuple(rows), notes, others)
+    notes = (_ORDER, *[STANDING] * any(others.values()), *[UNUSUAL] * bool(unusual))
+    return Overview(tuple(columns), tuple(rows), notes, others, unusual)
+
+
+def _is_unusual(group: Group) -> bool:
+    return catalog.is_registered("method", group.method) and deviations(group) > 0  # of others nothing is known
 
 
 def _one_row_each(board: Board, chosen: Collection[str]) -> Board:

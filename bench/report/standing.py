@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bench.config.overrides import CONF
+from bench.config.overrides import tuned_file
 from bench.report import catalog
 from bench.report.groups import Group
 
@@ -15,6 +15,11 @@ STANDING = (
     "Of several configurations of a method (+n: so many more) the one nearest to its settings for the target stands "
     "here, by the number of settings that differ from conf/tuned or the defaults, then the longest fit; never by its "
     "result."
+)
+
+UNUSUAL = (
+    "*: no run has the method's settings for this target (conf/tuned or the defaults); value and rank are of "
+    "other settings."
 )
 
 
@@ -40,6 +45,6 @@ def deviations(group: Group) -> int:
 
 
 def _tuned(method: str, target: str) -> dict[str, Any]:
-    path = CONF / "tuned" / f"{method}_{target}.yaml"
-    found: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    path = tuned_file(method, target, ())
+    found: Any = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
     return dict(found.get("method", {}))

@@ -95,23 +95,20 @@ def overview_grid(matrix: Overview) -> Grid:
     grid, reasons = [head], matrix.reasons
     for row in matrix.rows:
         mean_rank = "-" if row.mean_rank is None else f"{row.mean_rank:.2f} ({row.ranked} of {len(matrix.columns)})"
-        shown = (
-            overview_cell(cell, reasons, matrix.others.get(cell.config_id, 0) if cell else 0) for cell in row.cells
-        )
+        shown = (overview_cell(cell, reasons, matrix.marks(cell)) for cell in row.cells)
         grid.append([row.label, *shown, mean_rank])
     return grid
 
 
-def overview_cell(cell: Row | None, reasons: Sequence[str], others: int = 0) -> str:
-    """``0.0123 ± 0.0004 (1) +2``, with failures; or the number of the reason why there is nothing."""
+def overview_cell(cell: Row | None, reasons: Sequence[str], marks: str = "") -> str:
+    """``0.0123 ± 0.0004 (1) * +2``, with failures; or the number of the reason why there is nothing."""
     if cell is None:
         return EMPTY
     failures = cells.failed(cell)
-    more = f"+{others}" if others else ""
     if cell.summary is None:
         number = f"[{reasons.index(cell.reason) + 1}]" if cell.reason in reasons else ""
-        return " ".join(filter(None, (EMPTY, failures or number, more)))
-    return " ".join(filter(None, (cells.value(cell), f"({cells.rank(cell)})", failures, more)))
+        return " ".join(filter(None, (EMPTY, failures or number, marks)))
+    return " ".join(filter(None, (cells.value(cell), f"({cells.rank(cell)})", failures, marks)))
 
 
 def fold(grid: Grid, width: int = WIDTH) -> list[Grid]:

@@ -238,8 +238,8 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
         failures=dict(sorted(found.failures.items())),
         reason="; ".join(found.reasons),
         floor=_typical(list(found.floors.values())),
-        seconds=_mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
-        evaluations=_mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
+        seconds=mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
+        evaluations=mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
         published=published.find(member.method, member.problem.name, metric) if comparable else (),
     )
 
@@ -254,8 +254,8 @@ def _typical(floors: Sequence[float]) -> float | None:
     """The mean; of floors around 0 the root mean square, as their signs mean nothing."""
     if any(floor < 0 < other for floor in floors for other in floors):
         return math.sqrt(math.fsum(floor**2 for floor in floors) / len(floors))
-    return _mean(floors)
+    return mean(floors)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None

@@ -17,7 +17,7 @@ from bench.report import catalog
 from bench.report.diffusion.lines import BEST, Line, lines_of
 from bench.report.diffusion.settings import teacher_name
 from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
-from bench.report.table import Row, best_first, ranks, row_of
+from bench.report.table import Row, best_first, mean, ranks, row_of
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Col
     columns = []
     for protocol, records in sorted(by_protocol.items()):
         floors = [r["metrics"][metric].get("floor") for r in records]
-        floor = _mean([value for value in floors if value is not None])
+        floor = mean([value for value in floors if value is not None])
         columns.append(Column(problem, protocol, teacher_name(problem, records), floor))
     return columns
 
@@ -171,8 +171,8 @@ def _block(metric: str, direction: str, columns: Sequence[Column], lines: Sequen
             pairs = list(zip(cells, orders, strict=True))
             ranked = [cell and replace(cell, rank=order.ranks.get(cell.row.config_id)) for cell, order in pairs]
             places = [order.places.get(cell.row.config_id) for cell, order in pairs if cell is not None]
-            mean = _mean([place for place in places if place is not None])
-            samplers.append((math.inf if mean is None else mean, Sampler(line, tuple(ranked))))
+            place = mean([p for p in places if p is not None])
+            samplers.append((math.inf if place is None else place, Sampler(line, tuple(ranked))))
     return tuple(sampler for _, sampler in sorted(samplers, key=lambda pair: (pair[0], pair[1].line.label)))
 
 
@@ -192,10 +192,6 @@ def _best(metric: str, direction: str, column: Column, line: Line) -> Cell | Non
         if member.problem == column.problem:
             row = row_of(metric, column.protocol_id, member)
             seconds = [r["cost"]["draw_seconds_per_1000"] for r in member.done if "draw_seconds_per_1000" in r["cost"]]
-            cells.append(Cell(row, None, setting, _mean(seconds), 0))
+            cells.append(Cell(row, None, setting, mean(seconds), 0))
     best = min(cells, key=lambda cell: (*best_first(cell.row, direction), cell.setting), default=None)
     return best and replace(best, among=sum(bool(cell.row.values or cell.row.failures) for cell in cells))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from bench.report import as_json, render_terminal, write_report
 from bench.report.curves import loss_curves, metric_curves
 from bench.report.figures import palette
 from bench.report.groups import group
+from bench.report.html import render as render_page
 from bench.report.overview import overview
 from bench.report.published import DEFAULT_PATH, find, rows
 from bench.report.scatter import scatter
@@ -320,6 +322,15 @@ def test_a_colour_is_a_methods_and_no_two_configurations_look_the_same():
         looks = palette(methods)
         assert len(set(looks.values())) == len(methods)
         assert len({(method, looks[label].colour) for label, method in methods.items()}) == names * colours
+
+
+def test_what_stands_in_backticks_is_code_on_the_page():
+    records = fits("alpha", ALPHA) + fits("beta", BETA, target="cross")
+    tables = dataclasses.replace(build(records, About(("see `a < b`",), {"beta/*": "`x`"})), few_step=1)
+    page = render_page(tables, overview(tables), "t", "stamp")
+    assert "see <code>a &lt; b</code>" in page and "<code>x</code>: beta" in page
+    assert "see <code>sivibench report diffusion</code>" in page
+    assert "`" not in page
 
 
 def test_command_reproduces_the_cell():

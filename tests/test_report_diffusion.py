@@ -248,6 +248,7 @@ def test_pages_are_self_contained_and_repeat(tmp_path):
     second = write_report(shuffled, tmp_path / "b", "t", ("js_made_up",))
     assert [path.read_bytes() for path in first.values()] == [path.read_bytes() for path in second.values()]
     page = first["html"].read_text()
+    assert "<code>best of n</code>" in page and "`" not in page
     assert page.count("<svg") == 2 and not re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", page)
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(re.findall(r'\bid="([^"]+)"', page))
     for table in re.findall(r"(?:^\|.*\n)+", first["md"].read_text(), flags=re.M):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.report import cells
 from bench.report.commands import command
@@ -43,6 +44,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, sort_keys=True)
+    environment.filters["code"] = _code
     environment.filters["line"] = lambda value: json.dumps(value, sort_keys=True)
     for function in ("value", "bounds", "median", "failed", "rank", "seeds", "seconds", "count", "number", "published",
                      "source"):  # fmt: skip
@@ -73,6 +75,11 @@ def render(tables: Tables, matrix: Overview, title: str, stamp: str) -> str:
         rank_rule=RANK_RULE,
         runs=[describe_run(group) for section in tables.sections for group in section.groups],
     )
+
+
+def _code(text: str) -> Markup:
+    """Text in which what stands between backticks is code, as it is in Markdown."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _illustrations(section: Section, prefix: str) -> list[Illustration]:

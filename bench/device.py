@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -69,6 +70,15 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def forget_peak(device: torch.device) -> None:
+    """From now on ``peak_bytes`` is of what is held now and of what comes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone has it, and some containers do not let it be written
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -6,15 +6,13 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.config import Config, build_method, build_target
-from bench.device import peak_bytes, resolve_device
+from bench.device import forget_peak, peak_bytes, resolve_device
 from bench.digest import digest
 from bench.environment import environment, plugins
 from bench.fit.attempts import attempts
@@ -38,7 +36,7 @@ from targets.base import Target
 
 log = logging.getLogger("sivibench")
 
-_MADE_WITH = ("source", "plugins", "operations", "torch", "packages", "device", "device_name", "threads", "compile")
+_MADE_WITH = ("source", "plugins", "operations", "torch", "packages", "device_name", "threads", "compile")
 """What of ``env`` may change a number that a configuration computes, be it by rounding."""
 
 
@@ -57,7 +55,7 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
     iterations = config.train["iterations"]
     checkpoint = covering(store.artifacts / "checkpoints", config.config_id, seeds)
     group = checkpoint.seeds  # the whole saved group goes on, so that its arithmetic does not change
-    _forget_peak(device)
+    forget_peak(device)
     target = build_target(config).to(device, dtype)
     members = [m.to(device, dtype) for m in initialise(lambda: build_method(config, target), group)]
     env["operations"] = members[0].operations() | target.operations()
@@ -99,15 +97,6 @@ def fit_group(config: Config, seeds: Sequence[int], store: Store) -> Iterator[Re
         if seed in seeds:
             save_parameters(store.parameters, config.run_id(seed), member_values(run.state, row))
             yield evaluation.record(run, row, env)
-
-
-def _forget_peak(device: torch.device) -> None:
-    """From now on ``peak_bytes`` is of this fit: of what this process did before it has what is still held."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # Linux alone has it, and some containers do not let it be written
-            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

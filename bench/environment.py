@@ -59,10 +59,10 @@ def plugins(*components: object) -> dict[str, str]:
 
     By name; by folder and name where two files have the same.
     """
-    paths = {Path(inspect.getsourcefile(component) or "") for component in components}  # type: ignore[arg-type]
+    paths = dict.fromkeys(Path(inspect.getsourcefile(component) or "") for component in components)  # type: ignore[arg-type]
     own = [path for path in paths if path.is_file() and not any(path.is_relative_to(ROOT / p) for p in PACKAGES)]
     names, found = [path.name for path in own], {}
-    for path in sorted(own):
+    for path in own:
         name = path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
         found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return found

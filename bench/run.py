@@ -118,9 +118,10 @@ def _say_stale(config: Config, found: Mapping[int, Record], tell: Callable[[str]
     """Runs are known by their configuration: a plugin that has changed since is worth a word."""
     now = plugins(*(get(kind, getattr(config, kind)["name"]).obj for kind in ("method", "target")))
     made = {seed: (record.get("env") or {}).get("plugins") for seed, record in found.items()}
-    if stale := [seed for seed, files in made.items() if files and files != now]:
+    if stale := {seed: files for seed, files in made.items() if files and files != now}:
+        changed = [name for name in now if any(files.get(name) != now[name] for files in stale.values())] or list(now)
         tell(
-            f"warning: the records of seeds {stale} were made with another version of {', '.join(now)}; "
+            f"warning: the records of seeds {list(stale)} were made with another version of {', '.join(changed)}; "
             "raise `version` in its class to fit anew"
         )
 

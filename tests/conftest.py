@@ -1,4 +1,4 @@
-"""Every test: one torch thread, none of the user's settings, no network."""
+"""Every test: one torch thread and a seed, none of the user's settings, no network."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws from torch's own generator does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

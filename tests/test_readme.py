@@ -59,7 +59,7 @@ def test_listed_run_and_in_the_leaderboard(plugin, tmp_path):
     first = plugin.split(os.pathsep)[0]
     changed = Path(shutil.copytree(Path(first).parent, tmp_path / "changed")) / "isotropic.py"
     changed.write_text(changed.read_text() + "# changed\n")
-    assert "another version of isotropic.py" in command(
+    assert "another version of isotropic.py; raise" in command(
         plugin.replace(first, str(changed)), "-m", "bench", "run", *settings, *quick, told=True
     )
     assert "isotropic" in command(plugin, "-m", "bench", "report", "--results", str(tmp_path))

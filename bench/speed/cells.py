@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.config import CONF, build_method, build_target, compose
+from bench.config import build_method, build_target, compose
+from bench.config.overrides import tuned_file
 from bench.errors import UserError
 from bench.registry import entries
 from targets.fetch import local_only
@@ -26,7 +27,7 @@ def every_method(preferred: Sequence[str]) -> list[Cell]:
 
 def _candidates(method: str, preferred: Sequence[str]) -> Iterator[str]:
     targets = [*preferred, *entries("target")]
-    tuned = [target for target in targets if (CONF / "tuned" / f"{method}_{target}.yaml").is_file()]
+    tuned = [target for target in targets if tuned_file(method, target, ())]
     yield from (target for target in (*tuned, *targets) if _fits(method, target))
 
 

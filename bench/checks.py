@@ -10,7 +10,7 @@ and passes; of a sequence every element is checked; NaN passes none of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from bench.errors import UserError
 
@@ -61,6 +61,18 @@ def require_share(owner: Owner = "method", /, **values: Value) -> None:
         UserError: naming the first.
     """
     _require(owner, values, lambda v: 0 <= v <= 1, "must lie between 0 and 1")
+
+
+def require_choice(choices: object, owner: Owner = "method", /, **values: str) -> None:
+    """Refuse what is none of the words of a ``Literal``: outside a configuration nothing else looks at it.
+
+    Raises:
+        UserError: naming the first.
+    """
+    words = get_args(choices)
+    for name, value in values.items():
+        if value not in words:
+            raise UserError(f"{owner}.{name}={value} is unknown", f"choose {', '.join(words[:-1])} or {words[-1]}")
 
 
 def _require(owner: Owner, values: Mapping[str, Value], holds: Callable[[float], bool], wish: str) -> None:

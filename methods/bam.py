@@ -25,7 +25,7 @@ class BaM(GaussianFamily):
     Args:
         batch: B, draws (and scores) per iteration.
         rate: lambda_t = rate B d / (t + 1); the paper's schedule for rate 1.
-        scale: standard deviation of the initial N(0, scale^2 I).
+        scale: the initial q is N(m, scale^2 I), its mean m a draw of N(0, scale^2 I).
     """
 
     paper_name = "BaM"

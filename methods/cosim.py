@@ -14,7 +14,7 @@ from methods.base import Clock, Noise
 from methods.diffusion.games import game, regression
 from methods.diffusion.generator import Generator
 from methods.diffusion.networks import Conditioned
-from methods.parts.options import with_options_of
+from methods.parts.options import refuse_unused, with_options_of
 from targets.base import Target
 from targets.numerics import pick
 
@@ -36,10 +36,11 @@ class CoSIM(Generator):
         alpha: 0.5 is the game, larger values are SiD-style corrections.
         weight: ``eps``: all levels alike; ``x0``: times (sigma_s / alpha_s)^2, bounded by 100.
         jump: least ratio by which s lies below t (in the scale of ``level_power``).
+        eta: none, as the sampler predicts x_0 and noises it.
         level_high: without effect, as t reaches the start of the sampler; ``level_low`` is the least s.
 
     Raises:
-        UserError: the sampler starts at or below ``level_low``.
+        UserError: the sampler starts at or below ``level_low``, or an option has no effect.
     """
 
     paper_name = "CoSIM"
@@ -64,6 +65,9 @@ class CoSIM(Generator):
         require_positive(references=references, alpha=alpha)
         require_not_negative(regulariser=regulariser)
         require_share(jump=jump)
+        refuse_unused(self, "the sampler of CoSIM", eta=options.get("eta", (0.0,)))
+        if draws == "current":
+            refuse_unused(self, "draws=current", references=references)
         level_low = self.level_range[0]
         if level_low >= self.steps.times[-1]:
             raise UserError(

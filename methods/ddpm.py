@@ -31,13 +31,14 @@ class DDPM(Denoiser):
         times: ``spread``: one uniform number, equispaced modulo 1 (VDM), or ``uniform``, independent.
         weight: ``simple``: w = 1 (L_simple); ``min_snr``: min(snr, 5) / snr (Hang et al. 2023, arXiv:2303.09556);
             ``sigma2``: sigma_t^2.
-        lr, warm_up: Adam's rate, its linear growth (iterations); then a half cosine to 0.
+        lr, warm_up: Adam's rate, a half cosine to 0, and its linear growth at the start (iterations).
         clip: largest gradient norm.
         ema: decay of the averaged parameters, those that are evaluated and published.
     """
 
     paper_name = "DDPM (teacher)"
     objective = "eps regression"
+    phases = ("warm_up",)
 
     @with_options_of(Denoiser)
     def __init__(

@@ -29,14 +29,21 @@ class GaussianFamily(Method):
     def _log_det(self) -> Tensor:
         return self.scale_tril().diagonal().log().sum()
 
+    def _coloured(self, eps: Tensor) -> Tensor:
+        """L eps of every row, [n, d]."""
+        return eps @ self.scale_tril().T
+
+    def _whitened(self, x: Tensor) -> Tensor:
+        """L^-1 x of every row, [n, d]."""
+        return torch.linalg.solve_triangular(self.scale_tril(), x.T, upper=False).T
+
     def sample(self, n: int, noise: Noise) -> Tensor:
-        return self.mean + noise.normal(n, self.target.dim) @ self.scale_tril().T
+        return self.mean + self._coloured(noise.normal(n, self.target.dim))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact log q(x), [..., d] -> [...]."""
-        flat = (x - self.mean).reshape(-1, x.shape[-1])
-        white = torch.linalg.solve_triangular(self.scale_tril(), flat.T, upper=False)
-        log_q = -0.5 * white.square().sum(0) - self._log_det() - 0.5 * x.shape[-1] * math.log(2 * math.pi)
+        white = self._whitened((x - self.mean).reshape(-1, x.shape[-1]))
+        log_q = -0.5 * white.square().sum(1) - self._log_det() - 0.5 * x.shape[-1] * math.log(2 * math.pi)
         return log_q.reshape(x.shape[:-1])
 
 
@@ -76,6 +83,16 @@ class MeanField(_Gaussian):
 
     def scale_tril(self) -> Tensor:
         return torch.diag(self.log_sd.exp())
+
+    # Elementwise, as a [d, d] factor of mostly zeros costs a mean field more than all else.
+    def _coloured(self, eps: Tensor) -> Tensor:
+        return eps * self.log_sd.exp()
+
+    def _whitened(self, x: Tensor) -> Tensor:
+        return x / self.log_sd.exp()
+
+    def _log_det(self) -> Tensor:
+        return self.log_sd.sum()
 
 
 @register("method", "fullrank", source="ADVI full rank (Kucukelbir et al. 2017, arXiv:1603.00788)")

@@ -18,8 +18,8 @@ class HKSIVI(BridgeLayers):
     """Layered KSIVI: layer t minimises KSD^2(q(x_t), p_t) with f = s_{p_t}(x_t) - s_{q(. | x_{t+1})}(x_t).
 
     Only the abstract of the journal version was at hand, so this is the extension that KSIVI (arXiv:2405.18997) and
-    HSIVI (arXiv:2310.17153) suggest; with one layer and ``residual=false`` it is KSIVI with as many noise dimensions as
-    x has.
+    HSIVI (arXiv:2310.17153) suggest; with one layer, ``residual=false`` and KSIVI's ``log_var_min`` it is KSIVI with as
+    many noise dimensions as x has.
 
     Args:
         kernel: as in KSIVI.

@@ -17,9 +17,9 @@ class KPG(Directed):
 
         Delta_k(x) = E_{(x', z')}[k(x, x') (s_c(x' | z') - s_p(x'))],   direction E[Delta_k(x) grad_phi x]
 
-    Delta_k has the mean of the amortised SVGD direction.  It is estimated on a second batch and held constant, so
-    a step differentiates neither the target's score nor the kernel.  (The code sums over x'; the mean here gives Adam
-    the same step.)
+    In the mean -Delta_k is the direction of amortised SVGD, and a step descends along Delta_k.  It is estimated on a
+    second batch and held constant, so that a step differentiates neither the target's score nor the kernel.  (The code
+    sums over x'; the mean here gives Adam the same step.)
 
     Args:
         batch: N, rows of each of the two batches; N target evaluations per step.

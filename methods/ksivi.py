@@ -118,6 +118,11 @@ class KSIVI(SemiImplicitMethod):
         require_not_negative(regulariser=regulariser, regulariser_until=regulariser_until, warm_start=warm_start)
         if regulariser == 0:
             refuse_unused(self, "regulariser=0", regulariser_until=regulariser_until)
+        elif "log_prob" not in target.provides:
+            raise UserError(
+                f"method.regulariser={regulariser} is a weight of log p, which the target does not give",
+                "leave method.regulariser out",
+            )
         if warm_start == 0:
             refuse_unused(self, "warm_start=0", warm_lr=warm_lr)
         family = ConditionalVariance if variance == "conditional" else GlobalVariance

@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.registry import register
 from methods.base import Clock, Method, Noise, Player
 from methods.parts.optim import RMSprop, exponential
+from methods.parts.options import refuse_unused
 from methods.parts.particle_kernel import ConstantKernel, KernelMean, NetworkKernel, ParticleKernel
 from methods.parts.unit_mixture import mixture_backend
 from targets.base import Target
@@ -94,6 +95,10 @@ class PVI(Method):
             raise UserError(
                 "method.kernel=const has no network to give standard deviations", "choose another covariance"
             )
+        if kernel == "const":
+            refuse_unused(self, "kernel=const", hidden=tuple(hidden))
+        if covariance == "network":
+            refuse_unused(self, "covariance=network", log_var=log_var)
         sizes = (target.dim, latent_dim, kernel, tuple(hidden))
         self.k: ParticleKernel = (
             NetworkKernel(*sizes) if covariance == "network" else ConstantKernel(*sizes, covariance == "full", log_var)

@@ -37,7 +37,7 @@ class SIVISM(SemiImplicitMethod):
         critic_steps: steps of the critic per step of q, each on a fresh batch.
         anneal: the score of p is multiplied by min(1, 0.1 + t / W), W = anneal * iterations; 0 = no annealing.
         optimiser: ``rmsprop`` (alpha 0.9, ``rms_eps``) for both networks is the code's choice for multinomial
-            regression; betas are then unused.
+            regression, which has no betas.
         rms_eps: epsilon of RMSprop; 1 in the code, which makes the steps nearly those of plain descent.
         beta2_critic: Adam's second decay for the critic; None: ``beta2``.
         warm_start, warm_lr: steps on the target's ``dev_loss`` and their learning rate (99 on bnn_boston).
@@ -92,6 +92,8 @@ class SIVISM(SemiImplicitMethod):
         require_not_negative(warm_start=warm_start, critic_warm=critic_warm)
         if optimiser == "adam":
             refuse_unused(self, "optimiser=adam", rms_eps=rms_eps)
+        else:
+            refuse_unused(self, "optimiser=rmsprop", beta1=beta1, beta2=beta2, beta2_critic=beta2_critic)
         if warm_start == 0:
             refuse_unused(self, "warm_start=0", warm_lr=warm_lr)
         if critic_warm == 0:

@@ -18,7 +18,7 @@ from methods.diffusion.denoiser import Denoiser
 from methods.diffusion.gamma import Ends, Interior, Monotone, Straight
 from methods.diffusion.training import warm_cosine
 from methods.parts.optim import Adam
-from methods.parts.options import with_options_of
+from methods.parts.options import refuse_unused, with_options_of
 from targets.base import Target
 
 NETWORK_STEPS = 1000
@@ -43,7 +43,7 @@ class VDM(Denoiser):
         gamma_min, gamma_max: -log snr at both ends (at the start, if learned); the paper's are -13.3 and 5.
         ends: ``learned`` by the bound, or ``fixed``.
         interior: gamma ``linear`` in t, or a ``learned`` monotone function.
-        lr, warm_up: Adam's rate, its linear growth (iterations); then a half cosine to 0.
+        lr, warm_up: Adam's rate, a half cosine to 0, and its linear growth at the start (iterations).
         lr_schedule: rate of the interior.
         clip: largest gradient norm.
         ema: decay of the averaged parameters, those that are evaluated and published.
@@ -51,6 +51,7 @@ class VDM(Denoiser):
 
     paper_name = "VDM (teacher)"
     objective = "likelihood bound of variational diffusion"
+    phases = ("warm_up",)
 
     @with_options_of(Denoiser)
     def __init__(
@@ -78,6 +79,8 @@ class VDM(Denoiser):
                 f"method.gamma_min={gamma_min} must be below method.gamma_max={gamma_max}",
                 "change one of them or leave both out",
             )
+        if interior == "linear":
+            refuse_unused(self, "interior=linear", lr_schedule=lr_schedule)
         self.ends = Ends(gamma_min, gamma_max).requires_grad_(ends == "learned")
         self.interior = Monotone() if interior == "learned" else Straight()
         self.timesteps = timesteps

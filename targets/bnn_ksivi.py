@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from bench.errors import UserError
+from bench.checks import require_choice
 from bench.registry import register
 from targets.bnn import NeuralRegression
 from targets.bnn_precision import PRINCIPLED
@@ -59,8 +59,7 @@ class KSIVIRegression(NeuralRegression):
         log_lambda: float | None = None,
         log_gamma: float | None = None,
     ) -> None:
-        if mode not in ("ksivi-compat", "principled"):
-            raise UserError(f"target.mode={mode} is unknown", "choose ksivi-compat or principled")
+        require_choice(Mode, "target", mode=mode)
         data = ksivi_split(self.data_set)
         lam, gamma = OFFICIAL[self.data_set] if mode == "ksivi-compat" else PRINCIPLED[self.data_set]
         lam, gamma = lam if log_lambda is None else log_lambda, gamma if log_gamma is None else log_gamma

@@ -1,7 +1,8 @@
 """The three regressions of PVI: other likelihood, prior, sizes and split than KSIVI's sets of the same names.
 
 Likelihood N(y; f, 0.01^2) on the standardised response, prior N(0, 25 I), one hidden ReLU layer, no minibatches by
-default; 80 % of the rows for training, standardised by their means and standard deviations.
+default; 80 % of the rows for training (of protein, 80 % of 2001 of its 45,730 rows), standardised by their means and
+standard deviations.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from bench.checks import require_at_least, require_positive
+from bench.checks import require_at_least, require_choice, require_positive
 from bench.registry import register
 from targets.base import Target
 from targets.numerics import bounded_exp, bounded_exp_slope
@@ -41,6 +41,7 @@ class Funnel(Target):
     def __init__(self, *, dim: int = 10, s: float = 3.0, parametrization: Parametrization = "centered") -> None:
         super().__init__()
         require_positive("target", s=s)
+        require_choice(Parametrization, "target", parametrization=parametrization)
         require_at_least(2, "target", dim=dim)  # v and one x or more
         self.dim, self.s = dim, s
         self.centered = None if parametrization == "centered" else Funnel(dim=dim, s=s)
@@ -121,6 +122,7 @@ class LinearPair(Target):
     ) -> None:
         super().__init__()
         require_positive("target", s=s, s_x=s_x)
+        require_choice(Parametrization, "target", parametrization=parametrization)
         self.s, self.s_x, self.x = s, s_x, x
         self.centered = None if parametrization == "centered" else LinearPair(s=s, s_x=s_x, x=x)
         total = 1 + s**2 + s_x**2

@@ -19,7 +19,8 @@ def interval(distance: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """log P(|Z - d| < h) of Z ~ N(0, 1) and minus its derivative in d, for signed distances d and half widths h > 0.
 
     P = Phi(d + h) - Phi(d - h).  Outside (|d| > h) the common factor exp(-(|d| - h)^2 / 2) is taken out and the rest
-    written with the scaled complementary error function, so that neither digits nor the range of float32 are lost.
+    written with the scaled complementary error function, so that the range of float32 is not left.  Small h
+    costs digits: P is a difference, with a relative error of about 1e-7 / h (h = 2e-5 where the cosine schedule ends).
 
     Returns:
         log P and (phi(d - h) - phi(d + h)) / P, both of the common shape.

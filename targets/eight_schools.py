@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from bench.checks import require_choice
 from bench.registry import register
 from targets.base import Target
 from targets.centring import Parametrization
@@ -66,6 +67,7 @@ class EightSchools(Target):
 
     def __init__(self, *, parametrization: Parametrization = "centered") -> None:
         super().__init__()
+        require_choice(Parametrization, "target", parametrization=parametrization)
         self.centered = None if parametrization == "centered" else EightSchools()
         self.register_buffer("effects", torch.tensor(EFFECTS))
         self.register_buffer("errors", torch.tensor(ERRORS))

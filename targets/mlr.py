@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.checks import require_choice
 from bench.registry import register
 from targets.data_posterior import HELD, DataPosterior
 from targets.hapt import load_hapt
-from targets.mnist import load_mnist
+from targets.mnist import Files, load_mnist
 
 Bias = Literal["first", "last"]
 SOURCE = "Titsias & Ruiz 2019 (UIVI), arXiv:1808.02078; Yu & Zhang 2023 (SIVI-SM), arXiv:2308.10014"
@@ -52,8 +52,7 @@ class MultinomialRegression(DataPosterior):
         bias: Bias,
         batch: int,
     ) -> None:
-        if bias not in ("first", "last"):
-            raise UserError(f"target.bias={bias} is unknown", "choose first or last")
+        require_choice(Bias, "target", bias=bias)
 
         def part(data: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
             u, y = torch.from_numpy(data[0]).to(torch.get_default_dtype()), torch.tensor(data[1]).long()
@@ -109,7 +108,7 @@ class MNIST(MultinomialRegression):
         UserError: another choice, or the files cannot be had.
     """
 
-    def __init__(self, *, data: Literal["t10k", "full"] = "t10k", batch: int = 2000, bias: Bias = "first") -> None:
+    def __init__(self, *, data: Files = "t10k", batch: int = 2000, bias: Bias = "first") -> None:
         train, test = load_mnist(data)
         super().__init__(train, test, classes=10, bias=bias, batch=batch)
 

@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from bench.checks import require_choice
 from bench.errors import UserError
 from targets.fetch import fetch
 
+Files = Literal["t10k", "full"]
 Part = tuple[np.ndarray, np.ndarray]
 
 SPLIT_SEED = 0
@@ -40,7 +42,7 @@ def _part(name: str) -> Part:
     return images.reshape(len(images), -1) / 255.0, labels
 
 
-def load_mnist(data: Literal["t10k", "full"]) -> tuple[Part, Part]:
+def load_mnist(data: Files) -> tuple[Part, Part]:
     """Training and test part; features [N, 784] in [0, 1], labels [N].
 
     Args:
@@ -50,8 +52,7 @@ def load_mnist(data: Literal["t10k", "full"]) -> tuple[Part, Part]:
     Raises:
         UserError: another choice, or a file cannot be had.
     """
-    if data not in ("t10k", "full"):
-        raise UserError(f"target.data={data} is unknown", "choose t10k or full")
+    require_choice(Files, "target", data=data)
     features, labels = _part("t10k")
     if data == "full":
         return _part("train"), (features, labels)

@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from bench.checks import require_choice
 from bench.registry import register
 from targets.base import Target
 from targets.mixture import GaussianMixture
 from targets.numerics import bounded_exp, bounded_exp_slope
 
+Coordinate = Literal["log", "original"]
 METRICS_1D = ("js_grid", "kl_forward_grid", "kl_reverse_grid", "sliced_w1", "sliced_w2", "mmd", "ksd")
 SOURCE = "Yin & Zhou 2018 (SIVI), arXiv:1805.11183, one-dimensional examples"
 
@@ -88,8 +90,9 @@ class Gamma1D(Target):
     metrics = METRICS_1D
     curve_metric = "js_grid"
 
-    def __init__(self, *, coordinate: Literal["log", "original"] = "log") -> None:
+    def __init__(self, *, coordinate: Coordinate = "log") -> None:
         super().__init__()
+        require_choice(Coordinate, "target", coordinate=coordinate)
         self.in_log = coordinate == "log"
         # the upper end of x leaves 64 grid cells per unit, so that 0 is an edge of cells
         self.window = ((-8.0, 3.2),) if self.in_log else ((-1.0, 29.0),)

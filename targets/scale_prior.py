@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.checks import require_positive
+from bench.errors import UserError
 from bench.registry import register
 from targets.base import Noise, Target
 from targets.blr import BreastCancer
@@ -55,6 +56,8 @@ class BreastCancerT(SemiImplicitPrior):
     def __init__(self, *, degrees: int = 4, prior_precision: float = 1.0) -> None:
         super().__init__()
         require_positive("target", degrees=degrees)
+        if degrees != int(degrees):
+            raise UserError(f"target.degrees={degrees} is not a whole number", "zeta is drawn from that many squares")
         self.data = BreastCancer(prior_precision=prior_precision)
         self.dim, self.degrees, self.prior_precision = self.data.dim, degrees, prior_precision
 

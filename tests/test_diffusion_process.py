@@ -37,6 +37,15 @@ def test_data_are_the_published_ones() -> None:
     torch.testing.assert_close(observations(100), torch.tensor(PUBLISHED, dtype=torch.float64), rtol=0, atol=6e-4)
 
 
+def test_data_do_not_depend_on_the_default_dtype() -> None:
+    expected = observations(100)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(observations(100), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_data_leave_the_global_stream_alone() -> None:
     """The official class reseeds torch, which makes runs of different seeds identical."""
     torch.manual_seed(5)

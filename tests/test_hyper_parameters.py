@@ -78,6 +78,38 @@ def test_a_target_that_is_no_density_is_refused(name, values):
 
 
 @pytest.mark.parametrize(
+    "name, key",
+    [
+        ("funnel", "parametrization"),
+        ("linear_pair", "parametrization"),
+        ("eight_schools", "parametrization"),
+        ("gamma_1d", "coordinate"),
+        ("cond_diffusion_d50", "drift"),
+        ("celeba64", "crop"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_refused(name, key):
+    """Direct construction too, of which no configuration has looked at the types."""
+    with pytest.raises(UserError, match=rf"target\.{key}=centred is unknown"):
+        entries("target")[name].obj(**{key: "centred"})
+
+
+def test_degrees_are_whole():
+    with pytest.raises(UserError, match=r"target\.degrees=2\.5 is not a whole number"):
+        entries("target")["blr_breast_cancer_t"].obj(degrees=2.5)
+
+
+def test_a_regulariser_needs_log_p():
+    class ScoreOnly(Gaussian):
+        provides = frozenset({"score"})
+
+    method = entries("method")["ksivi"].obj
+    with pytest.raises(UserError, match=r"method\.regulariser=1\.0"):
+        method(ScoreOnly(), **{**method.cheap, "regulariser": 1.0})
+    make("ksivi", regulariser=1.0)
+
+
+@pytest.mark.parametrize(
     "name, values",
     [("ksivi", {"statistic": "ustat", "batch": 2}), ("svgd", {"particles": 2}), ("asvgd", {"batch": 2})],
 )
@@ -111,6 +143,13 @@ def test_a_full_covariance_starts_where_entry_says():
         ("ksivi", {"regulariser_until": 5}, "regulariser=0"),
         ("sivism", {"warm_lr": 0.1}, "warm_start=0"),
         ("sivism", {"rms_eps": 0.1}, "optimiser=adam"),
+        ("sivism", {"beta1": 0.5, "optimiser": "rmsprop"}, "optimiser=rmsprop"),
+        ("sivism", {"beta2_critic": 0.5, "optimiser": "rmsprop"}, "optimiser=rmsprop"),
+        ("pvi", {"hidden": (3,), "kernel": "const"}, "kernel=const"),
+        ("pvi", {"log_var": -1.0, "covariance": "network"}, "covariance=network"),
+        ("vdm", {"lr_schedule": 0.1}, "interior=linear"),
+        ("cosim", {"eta": (0.5,)}, "the sampler of CoSIM"),
+        ("cosim", {"references": 5}, "draws=current"),
         ("sivism_trick", {"critic_warm_lr": 0.1}, "critic_warm=0"),
     ],
 )

@@ -205,3 +205,15 @@ def test_annealing_weakens_the_score_and_nothing_else(name):
         loss = player.loss(DirectNoise(generator("anneal")), Clock(torch.zeros(()), 10**9))
         losses.append(loss[0] if isinstance(loss, tuple) else loss)
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_field_is_the_gaussian_of_its_dense_factor():
+    method = MeanField(Gaussian())
+    with torch.no_grad():
+        method.mean.copy_(torch.tensor([0.5, -1.0]))
+        method.log_sd.copy_(torch.tensor([0.3, -0.7]))
+    eps = DirectNoise(generator("dense")).normal(7, 2)
+    dense = torch.distributions.MultivariateNormal(method.mean, scale_tril=method.scale_tril())
+    x = method.sample(7, DirectNoise(generator("dense")))
+    torch.testing.assert_close(x, method.mean + eps @ method.scale_tril().T)
+    torch.testing.assert_close(method.log_prob(x), dense.log_prob(x))

@@ -93,6 +93,9 @@ def test_a_wrong_normaliser_is_seen() -> None:
     metrics, _, skipped = evaluate(["js_grid"], fitted(Explicit, target))
     assert not metrics and "p's mass on the grid is 2" in skipped["js_grid"]
     target.log_z += math.log(4)  # and now to 1/2: the rest would lie outside
+    metrics, _, skipped = evaluate(["js_grid"], fitted(Explicit, target))
+    assert not metrics and "p's mass on the grid is 0.5" in skipped["js_grid"]
+    target.window_mass = 0.5
     assert JSGrid()(fitted(Explicit, target)).value > 0.1
 
 

@@ -56,6 +56,13 @@ def test_a_box_without_mass_is_said_to_be_one() -> None:
     assert metric.applies(Explicit(GaussianTarget()), GaussianTarget()) is None
 
 
+def test_draws_that_are_no_numbers_are_not_outside_the_box() -> None:
+    q = fitted()
+    sample = q.method.sample
+    q.method.sample = lambda n, noise: torch.cat((sample(n - 1, noise), torch.full((1, 2), math.nan)))
+    assert math.isnan(truncated_wasserstein.TruncatedW5(n=20, repeats=1)(q).value)
+
+
 def test_edges_are_in_the_protocol() -> None:
     ids = {m().protocol_id() for m in (truncated_wasserstein.TruncatedW5, truncated_wasserstein.TruncatedW8)}
     assert len(ids) == 2 and truncated_wasserstein.TruncatedW5().protocol()["edge"] == 5.0
@@ -122,6 +129,16 @@ def test_likelihood_of_target_draws_between_gaussians(method: type) -> None:
     assert 0 < divergence.floor < 0.03
 
 
+def test_the_divergence_of_a_q_with_a_density_takes_it_once_and_no_latents() -> None:
+    q = fitted(mean=(0.5, 0.0))
+    density, rows = q.method.log_prob, []
+    q.method.log_prob = lambda x: rows.append(len(x)) or density(x)
+    value = target_draws.KLForwardMC(n=5000, latents=3)(q)
+    assert sum(rows) == 5000 and value.value == pytest.approx(0.125, abs=5 * value.floor)
+    with pytest.raises(Unsupported, match="even"):
+        target_draws.KLForwardMC(n=5000, latents=3)(fitted(SemiImplicit))
+
+
 def test_implicit_families_and_unknown_normalisers_are_left_out() -> None:
     target = GaussianTarget()
     assert "implicit" in str(target_draws.NLLTargetDraws().applies(Implicit(target), target))
@@ -131,6 +148,15 @@ def test_implicit_families_and_unknown_normalisers_are_left_out() -> None:
 
 
 # ---- the two-sample test
+
+
+def test_a_collapsed_sample_is_told_from_p() -> None:
+    """Distances of 0 give no bandwidth of 0: they count as the median, or as 1 where that is 0 as well."""
+    x, y = normal(40, 2), torch.zeros(40, 2, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    assert two_sample.fused_p_value(x, y, 19, 3, generator) == pytest.approx(0.05)
+    assert two_sample.fused_p_value(y, y, 19, 3, generator) == 1.0
+    assert min(two_sample.bandwidths(torch.tensor([0.0, 0.0, 0.0, 2.0, 3.0, 4.0, 4.0]), 3)) == 1.0
 
 
 def test_fused_statistic_is_the_double_loop(monkeypatch) -> None:
@@ -228,7 +254,7 @@ def test_score_error_of_own_and_fallback_estimators() -> None:
 
 def test_the_floor_of_the_forward_divergence_is_half_the_gap_and_the_standard_error(monkeypatch):
     monkeypatch.setattr(target_draws, "log_q", lambda q, x, latents, name: x.new_full((len(x),), float(name[-1])))
-    q = fitted(Explicit)
+    q = fitted(SemiImplicit)
     value = target_draws.KLForwardMC(n=50, latents=4)(q)
     ratio = target_draws._log_p(q, q.truth(50, "kl draws")) - math.log((1 + math.e) / 2)
     assert value.value == pytest.approx(float(ratio.mean()), rel=1e-5)

@@ -12,7 +12,15 @@ from methods.base import Clock
 from methods.parts.symmetric import symmetric_exp
 from methods.parts.unit_mixture import mixture_backend, unit_mixture_score
 from methods.pvi import PVI
+from targets.base import Target
 from toy_gaussian import Gaussian
+
+
+class Normal10(Target):
+    dim = 10
+
+    def log_prob(self, x):
+        return -0.5 * x.square().sum(-1)
 
 
 def noise(*parts: object) -> DirectNoise:
@@ -25,7 +33,8 @@ def clock(step: float = 0.0) -> Clock:
 
 def make(kernel: str = "skip", covariance: str = "diagonal", **options) -> PVI:
     torch.manual_seed(0)
-    method = PVI(Gaussian(), particles=6, samples=5, hidden=(7,), kernel=kernel, covariance=covariance, **options)
+    network = {} if kernel == "const" else {"hidden": (7,)}
+    method = PVI(Gaussian(), particles=6, samples=5, kernel=kernel, covariance=covariance, **network, **options)
     with torch.no_grad():
         if covariance != "network":
             method.k.log_cov.add_(0.3 * torch.randn(method.k.log_cov.shape))
@@ -35,6 +44,17 @@ def make(kernel: str = "skip", covariance: str = "diagonal", **options) -> PVI:
 def drawn(method: PVI, particles: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
     """x of every particle's draws eps [M, L, d], in one batch."""
     return method.k.draw(tuple(m.unsqueeze(1) for m in method.k.moments(particles)), eps).flatten(0, 1)
+
+
+def test_the_conditional_of_a_large_full_covariance_is_one():
+    """exp(A) is symmetric up to rounding only, which is more than torch allows once its entries are large."""
+    method = PVI(Normal10(), particles=3, samples=2, hidden=(4,), covariance="full")
+    for _ in range(10):
+        with torch.no_grad():
+            method.k.log_cov.copy_(4 * torch.eye(10) + torch.randn(10, 10))
+        C = symmetric_exp((method.k.log_cov + method.k.log_cov.T) / 2)
+        found = method.conditional(method.particles)
+        torch.testing.assert_close(found.covariance_matrix[0], C, rtol=1e-3, atol=1e-3 * float(C.detach().abs().max()))
 
 
 VARIANTS = [("const", "diagonal"), ("push", "diagonal"), ("skip", "full"), ("lskip", "full"), ("lskip", "network")]

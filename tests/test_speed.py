@@ -67,6 +67,14 @@ def test_plain_discrepancy_equals_the_suites_with_its_gradients(kernel):
             torch.testing.assert_close(a, b)
 
 
+def test_the_baseline_of_the_u_statistic_is_the_methods_own_loss():
+    method = entries("method")["ksivi"].obj(Gaussian(), batch=12, statistic="ustat")
+    (player,) = method.players()
+    clock = Clock(torch.zeros(()), 10)
+    theirs = baselines()["ksivi"].obj(method, player, DirectNoise(generator(1)), clock)
+    torch.testing.assert_close(player.loss(DirectNoise(generator(1)), clock), theirs)
+
+
 def test_the_layered_baseline_is_the_methods_own_objective():
     method = entries("method")["hksivi"].obj(Gaussian(), batch=16, layers=2, hidden=(8,))
     clock = Clock(torch.zeros(()), 10)

@@ -99,9 +99,8 @@ class Metric:
     curve: ClassVar[Mapping[str, Any]] = {}
     """Cheaper arguments for following it during training (the protocol's id differs)."""
 
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity; a third item names
-    the published row whose value is subtracted first (a cross-entropy less the entropy is a KL divergence)."""
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(metric, protocol) of the rows of ``results/published.csv`` that measure the same quantity."""
     published_setting: ClassVar[str] = ""
     """The ``setting`` those rows must have, where one protocol covers several quantities (marginals); empty: any."""
 

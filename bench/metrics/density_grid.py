@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from bench.metrics.base import Fitted
+from bench.metrics.log_q import exact_log_q
 from bench.metrics.mixture import log_mixture
 from bench.metrics.reasons import IMPLICIT, implicit
 from methods.base import Method
 from targets.base import Target, Unsupported
 
-POINTS_PER_CHUNK = 16384
 QUADRATURE_ERROR = 0.02
-"""Excess of p's mass on the grid over one that is put down to cells cut by a sharp edge."""
+"""Excess of p's mass on the grid over one, or lack of what the window holds, put down to cells cut by a sharp edge."""
 CELLS_1D = 8
 """A 1-D target gets n1 times this many cells (n2 plays no part): finer than 2-D grids at a fraction of the points."""
 OUTSIDE_MIN = 1e-9
@@ -70,7 +70,8 @@ def grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
         mixture: M, draws of z behind log q of a semi-implicit family (not used by explicit ones).
 
     Raises:
-        Unsupported: q gives neither a density nor the pieces of a mixture, or p's mass on the grid exceeds one.
+        Unsupported: q gives neither a density nor the pieces of a mixture, or p's mass on the grid exceeds one or is
+            less than the target's window holds.
     """
     key = ("grid_masses", n1, n2, mixture)
     if key not in q.cache:
@@ -88,9 +89,12 @@ def _grid_masses(q: Fitted, n1: int, n2: int, mixture: int) -> GridMasses:
     # In float64: the mass outside the window is a difference of nearly equal numbers.
     log_p = copy.deepcopy(q.target).double().log_prob(points) - q.target.log_z
     total = float((log_p + log_area).exp().sum())
-    if total > 1 + QUADRATURE_ERROR:
-        raise Unsupported(f"p's mass on the grid is {total:.4g}: log_z is wrong, or the cells are too coarse for p")
-    log_q = _exact(q, points)
+    if not q.target.window_mass - QUADRATURE_ERROR <= total <= 1 + QUADRATURE_ERROR:
+        raise Unsupported(
+            f"p's mass on the grid is {total:.4g} and should be at least {q.target.window_mass:g} (window_mass): log_z "
+            "is wrong, the window too small, or the cells are too coarse for p"
+        )
+    log_q = exact_log_q(q, points)
     again = None
     if log_q is None:
         log_q = _mixture(q, axes, points, mixture, "grid")
@@ -112,17 +116,6 @@ def log_masses(log_density: Tensor, log_area: float) -> Tensor:
     total = torch.logsumexp(inside, 0)
     outside = (1 - total.exp()).clamp(min=OUTSIDE_MIN).log()
     return torch.cat([inside - total.clamp(min=0), outside[None]])
-
-
-def _exact(q: Fitted, points: Tensor) -> Tensor | None:
-    """Exact log q at ``points`` [n, d] -> [n], in q's own precision; None for families without it."""
-    parts = []
-    for chunk in points.to(q.dtype).split(POINTS_PER_CHUNK):
-        part = q.method.log_prob(chunk)
-        if part is None:
-            return None
-        parts.append(part)
-    return torch.cat(parts)
 
 
 def _mixture(q: Fitted, axes: list[Tensor], points: Tensor, mixture: int, purpose: str) -> Tensor:

@@ -99,7 +99,7 @@ class KSDistanceR(_Marginal):
     """Two-sample KS distance of the marginal of r (negative binomial), 2000 against 2000 draws."""
 
     coordinate = "r"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("ks_distance", "ks-2000"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("ks_distance", "ks-2000"),)
     published_setting: ClassVar[str] = "marginal of r"
 
 
@@ -108,7 +108,7 @@ class KSDistanceP(_Marginal):
     """Two-sample KS distance of the marginal of p (negative binomial), 2000 against 2000 draws."""
 
     coordinate = "p"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("ks_distance", "ks-2000"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("ks_distance", "ks-2000"),)
     published_setting: ClassVar[str] = "marginal of p"
 
 
@@ -117,7 +117,7 @@ class KSPValueR(_PValue):
     """p-value of the two-sample KS test of the marginal of r (negative binomial), 2000 against 2000 draws."""
 
     coordinate = "r"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("ks_pvalue", "ks-2000"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("ks_pvalue", "ks-2000"),)
     published_setting: ClassVar[str] = "marginal of r"
 
 
@@ -126,5 +126,5 @@ class KSPValueP(_PValue):
     """p-value of the two-sample KS test of the marginal of p (negative binomial), 2000 against 2000 draws."""
 
     coordinate = "p"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("ks_pvalue", "ks-2000"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("ks_pvalue", "ks-2000"),)
     published_setting: ClassVar[str] = "marginal of p"

@@ -14,6 +14,18 @@ POINTS_PER_CHUNK = 16384
 
 
 @torch.no_grad()
+def exact_log_q(q: Fitted, x: Tensor) -> Tensor | None:
+    """log q at x [n, d] -> [n], float64 (nats), of a q with a density; None for the others."""
+    parts = []
+    for chunk in x.split(POINTS_PER_CHUNK):
+        part = q.method.log_prob(chunk.to(q.dtype))
+        if part is None:
+            return None
+        parts.append(part.double())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
 def log_q(q: Fitted, x: Tensor, latents: int, purpose: str) -> Tensor:
     """log q at x [n, d] -> [n], float64 (nats).
 
@@ -26,9 +38,9 @@ def log_q(q: Fitted, x: Tensor, latents: int, purpose: str) -> Tensor:
     Raises:
         Unsupported: q is implicit.
     """
-    exact = [q.method.log_prob(part.to(q.dtype)) for part in x.split(POINTS_PER_CHUNK)]
-    if all(part is not None for part in exact):
-        return torch.cat([part.double() for part in exact if part is not None])
+    exact = exact_log_q(q, x)
+    if exact is not None:
+        return exact
     z = q.method.mixing(latents, q.noise(purpose))
     if z is None:
         raise Unsupported(IMPLICIT)

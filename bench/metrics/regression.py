@@ -37,7 +37,7 @@ class RegressionMetric(Metric):
 class BNNRMSE(RegressionMetric):
     """Root mean square test error of the mean prediction over 100 draws, in original units of the response."""
 
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rmse", "bnn-ksivi"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("rmse", "bnn-ksivi"),)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
@@ -53,7 +53,7 @@ class BNNNLL(RegressionMetric):
     """
 
     unit: ClassVar[str] = "nats per point"
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("nll", "bnn-ksivi"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("nll", "bnn-ksivi"),)
 
     @torch.no_grad()
     def __call__(self, q: Fitted) -> Value:
@@ -65,7 +65,7 @@ class BNNRMSEStandardised(BNNRMSE):
     """Root mean square test error of the mean prediction over 100 draws, for a standardised response."""
 
     original_scale = False
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = ()
 
 
 @register("metric", "bnn_rmse_draws", source="Lim & Johansen 2024 (PVI), arXiv:2407.00649, table 2, by its script")
@@ -76,7 +76,7 @@ class BNNRMSEOfDraws(RegressionMetric):
     """
 
     original_scale = False
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rmse_std", "bnn-pvi"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("rmse_std", "bnn-pvi"),)
 
     def __init__(self, *, n: int = 1000) -> None:
         super().__init__(n=n)

@@ -28,7 +28,7 @@ class SlicedWassersteinPOT(Metric):
         repeats: comparisons averaged.
     """
 
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("sliced_wd", "swd-pot-10k"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("sliced_wd", "swd-pot-10k"),)
     floor_is_noise: ClassVar[bool] = False
 
     def __init__(self, *, n: int = 10_000, projections: int = 100, repeats: int = 10) -> None:

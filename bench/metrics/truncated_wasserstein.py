@@ -75,8 +75,9 @@ class TruncatedWasserstein(Metric):
     def __call__(self, q: Fitted) -> Value:
         values, floors = [], []
         for repeat in range(self.repeats):
-            x = inside(q.draws(self.n, f"truncated q {repeat}"), self.edge)
-            if len(x) == 0:
+            drawn = q.draws(self.n, f"truncated q {repeat}")
+            x = inside(drawn, self.edge)
+            if len(x) == 0 or not drawn.isfinite().all():  # a draw that is no number lies in no box
                 return Value(float("nan"))
             truth, other = self._truth(q, 2 * len(x), f"truncated truth {repeat}").split(len(x))
             values.append(wasserstein2_squared(x, truth))

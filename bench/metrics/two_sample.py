@@ -23,7 +23,13 @@ FIRST = 40
 
 
 def bandwidths(distances: Tensor, number: int) -> list[float]:
-    """``number`` values evenly spaced from half the 5 % to twice the 95 % quantile of the distances [P]."""
+    """``number`` values evenly spaced from half the 5 % to twice the 95 % quantile of the distances [P].
+
+    Distances of 0, those between equal rows, count as the median, as in the authors' package: a bandwidth of 0 is none.
+    """
+    if (distances == 0).any():
+        distances = torch.where(distances == 0, distances.median(), distances)
+        distances = torch.where(distances == 0, 1.0, distances)  # more than half of the rows' pairs are equal
     ranks = [int(len(distances) * share) for share in (0.05, 0.95)]
     low, high = np.partition(distances.cpu().numpy(), ranks)[ranks]  # both in one pass
     return torch.linspace(float(low) / 2, float(high) * 2, number, dtype=distances.dtype).tolist()
@@ -136,7 +142,7 @@ class MMDRejectionRate(Metric):
         level: nominal level.
     """
 
-    published_as: ClassVar[tuple[tuple[str, ...], ...]] = (("rejection_rate", "mmdfuse-100"),)
+    published_as: ClassVar[tuple[tuple[str, str], ...]] = (("rejection_rate", "mmdfuse-100"),)
     floor_is_noise: ClassVar[bool] = False
     """The floor is the value of a perfect q, not an error bar of the value."""
 

@@ -78,7 +78,7 @@ def regenerate(name: str, output_dir: Path | str | None = None, **arguments: int
         raise UserError(
             f"{name} has no reference sampler",
             "MALA cannot certify modes it never saw: use exact draws, or set reference_sampler = 'mala' on a target "
-            "known to be log-concave",
+            "known to have one mode",
         )
     draws, info = generate(entry.obj(), **arguments)
     if not info["rhat_max"] < RHAT_LIMIT or not min(info["ess_bulk_min"], info["ess_tail_min"]) >= ESS_LIMIT:

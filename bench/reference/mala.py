@@ -53,7 +53,7 @@ def laplace(target: Target, *, iterations: int = 200, tolerance: float = 1e-10) 
         x, value = x + size * direction, proposed
     raise UserError(
         f"no mode of {type(target).__name__} found by Newton's method",
-        "reference draws by MALA need a log-concave target; give the target exact draws instead",
+        "reference draws by MALA need a target with one mode, log-concave from 0 to there; give it exact draws instead",
     )
 
 

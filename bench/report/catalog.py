@@ -18,7 +18,7 @@ class MetricInfo:
     unit: str = ""
     ranked: bool = True
     floor_is_noise: bool = True
-    published_as: tuple[tuple[str, ...], ...] = ()
+    published_as: tuple[tuple[str, str], ...] = ()
     published_setting: str = ""
 
 

@@ -83,38 +83,25 @@ def find(method: str, target: str, metric: str, path: Path | None = None) -> tup
     (see ``catalog.MetricInfo``).
     """
     paper_method = catalog.paper_name(method)
-    found = []
     info = catalog.metric_info(metric)
-    for paper_metric, protocol, *less in info.published_as:
-        table = [
-            r
-            for r in rows(path or DEFAULT_PATH)
-            if (r["target"], r["metric"], r["protocol"]) == (target, paper_metric, protocol)
-            and info.published_setting in ("", r["setting"])
-        ]
-        for row in (r for r in table if r["method"] == paper_method):
-            offset = _value_of(less[0], row, table) if less else 0.0
-            if offset is not None:
-                found.append(_published(row, offset, less[0] if less else ""))
-    return tuple(found)
+    return tuple(
+        _published(row)
+        for paper_metric, protocol in info.published_as
+        for row in rows(path or DEFAULT_PATH)
+        if (row["method"], row["target"]) == (paper_method, target)
+        and (row["metric"], row["protocol"]) == (paper_metric, protocol)
+        and info.published_setting in ("", row["setting"])
+    )
 
 
-def _value_of(method: str, beside: dict[str, str], table: list[dict[str, str]]) -> float | None:
-    for row in table:
-        if row["method"] == method and (row["paper"], row["table"]) == (beside["paper"], beside["table"]):
-            return float(row["value"])
-    return None
-
-
-def _published(row: dict[str, str], offset: float, less: str) -> Published:
-    quantity = f"{row['metric']} - {row['metric']} of {less}" if less else row["metric"]
+def _published(row: dict[str, str]) -> Published:
     return Published(
-        value=round(float(row["value"]) - offset, 10),
+        value=float(row["value"]),
         spread=float(row["spread"]) if row["spread"] else None,
         spread_kind=row["spread_kind"],
         n_runs=int(float(row["n_runs"])) if row["n_runs"] else None,
         citation=f"{row['paper']} {row['year']}, {row['table']}",
         arxiv=row["arxiv"],
-        quantity=f"{quantity} [{row['protocol']}]",
+        quantity=f"{row['metric']} [{row['protocol']}]",
         setting=row["setting"],
     )

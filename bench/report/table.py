@@ -237,7 +237,7 @@ def row_of(metric: str, protocol_id: str, member: Group) -> Row:
         total=len(member.records),
         failures=dict(sorted(found.failures.items())),
         reason="; ".join(found.reasons),
-        floor=_typical(list(found.floors.values())),
+        floor=typical_floor(metric, list(found.floors.values())),
         seconds=mean([c["seconds"] / max(c.get("seeds_sharing") or 1, 1) for c in costs if c.get("seconds")]),
         evaluations=mean([c["target_evaluations"] for c in costs if c.get("target_evaluations") is not None]),
         published=published.find(member.method, member.problem.name, metric) if comparable else (),
@@ -250,9 +250,9 @@ def _absent(method: str, problem: Problem, left_out: Mapping[str, str]) -> Row:
     return Row(method, method, "", None, {}, None, 0, {}, reason)
 
 
-def _typical(floors: Sequence[float]) -> float | None:
-    """The mean; of floors around 0 the root mean square, as their signs mean nothing."""
-    if any(floor < 0 < other for floor in floors for other in floors):
+def typical_floor(metric: str, floors: Sequence[float]) -> float | None:
+    """The mean; of errors with signs the root mean square, as the signs of noise mean nothing."""
+    if catalog.metric_info(metric).floor_is_noise and any(floor < 0 for floor in floors):
         return math.sqrt(math.fsum(floor**2 for floor in floors) / len(floors))
     return mean(floors)
 

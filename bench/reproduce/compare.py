@@ -12,6 +12,7 @@ from bench import stats
 from bench.config import Config
 from bench.metrics.evaluate import build
 from bench.registry import entries
+from bench.report.table import typical_floor
 from bench.report.values import Collected, collect
 from bench.reproduce.tables import CellSpec
 from bench.reproduce.verdict import DIFFERENT, JUDGED, Printed, Verdict, difference, judge, printed, tolerance
@@ -104,7 +105,7 @@ def _compared(
         values=found.values,
         wanted=spec.seeds,
         failures=dict(found.failures),
-        floor=fmean(found.floors.values()) if found.floors else None,
+        floor=typical_floor(spec.metric, list(found.floors.values())),
         reason="; ".join(found.reasons),
         remark="; ".join(filter(None, [basis.remark, apart])),
         differs=bool(apart),
@@ -133,7 +134,7 @@ def _basis(spec: CellSpec, number: Printed | None, truth: Printed | None, found:
         remark = f"above {spec.excess_over}: printed {above.value:.3g}, ours {fmean(ours):.3g}"
         return _Basis(above, ours, None, remark)
     noise = floors and _direction(spec.metric)[1]
-    return _Basis(number, list(values.values()), fmean(floors.values()) if noise else None)
+    return _Basis(number, list(values.values()), typical_floor(spec.metric, list(floors.values())) if noise else None)
 
 
 def _printed_row(planned: Planned | None, numbers: Mapping[str, dict[str, str]]) -> dict[str, str] | None:

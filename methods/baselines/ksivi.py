@@ -23,12 +23,13 @@ from methods.parts.precondition import precondition
     "baseline", "ksivi", source="longinYu/KSIVI: pairwise differences [N, N, d], autograd through kernel and median"
 )
 def ksivi_loss(method: KSIVI, player: Player, noise: Noise, clock: Clock) -> Tensor:
-    """KSD^2 of two batches (always the exact median), and what a tuned target adds to it."""
-    p, a = method.target.subsample(noise), anneal(clock, method.anneal)
-    (x, u), (y, v) = method.q.draw(method.batch, noise), method.q.draw(method.batch, noise)
+    """KSD^2 of two batches, or the u-statistic of one (always the exact median), and what a tuned target adds to it."""
+    p, a, ustat = method.target.subsample(noise), anneal(clock, method.anneal), method.statistic == "ustat"
+    x, u = method.q.draw(method.batch, noise)
+    y, v = (x, u) if ustat else method.q.draw(method.batch, noise)
     f, g = a * p.score(x) + u, a * p.score(y) + v
     (left, f), (right, g) = (precondition(points, h, x, method.precondition) for points, h in ((x, f), (y, g)))
-    loss = discrepancy(left, right, f, g, method.kernel, method.bandwidth)
+    loss = discrepancy(left, right, f, g, method.kernel, method.bandwidth, ustat)
     return loss if method.regulariser == 0 else loss - method.regulariser * a * p.log_prob(x).mean()
 
 
@@ -45,8 +46,8 @@ def hksivi_loss(method: HKSIVI, player: Player, noise: Noise, clock: Clock) -> T
     return total
 
 
-def discrepancy(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str) -> Tensor:
-    """KSD^2 with the kernel matrix built from [N, N, d] differences."""
+def discrepancy(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwidth: str, ustat: bool = False) -> Tensor:
+    """KSD^2 with the kernel matrix built from [N, N, d] differences; without its diagonal as the u-statistic."""
     difference = x[:, None, :] - y[None, :, :]
     if kernel in ("gaussian", "imq"):
         statistic = difference.square().sum(-1)
@@ -57,4 +58,5 @@ def discrepancy(x: Tensor, y: Tensor, f: Tensor, g: Tensor, kernel: str, bandwid
     median = torch.median(statistic)
     median = median if bandwidth == "exact" else median.detach()
     k, _ = profile(kernel, statistic * math.log(len(x) + 1) / median)
-    return (k * (f @ g.T)).mean()
+    values = k * (f @ g.T)
+    return (values.sum() - values.trace()) / (len(x) * (len(x) - 1)) if ustat else values.mean()

@@ -14,7 +14,7 @@ from methods.parts.optim import Adam, Schedule
 
 
 def warm_cosine(warm_up: int, start: int, floor: float = 0.0) -> Schedule:
-    """Linear warm-up over ``warm_up`` steps of the player, then a half cosine to ``floor`` at the end of the run.
+    """A half cosine from 1 to ``floor`` at the end of the run, times a linear growth over the player's first steps.
 
     Args:
         warm_up: iterations of linear growth.

@@ -108,8 +108,11 @@ class ConstantKernel(ParticleKernel):
 
     def conditional(self, z: Tensor) -> Distribution:
         (mean,) = self.moments(z)
+        if not self.full:
+            return Independent(Normal(mean, torch.exp(0.5 * self.log_cov).expand_as(mean)), 1)
         covariance = self.scale(torch.eye(self.dim, dtype=mean.dtype, device=mean.device), 2)
-        return MultivariateNormal(mean, covariance)
+        # of its two triangles, alike but for rounding, the factorisation reads one
+        return MultivariateNormal(mean, scale_tril=torch.linalg.cholesky(covariance))
 
 
 class NetworkKernel(ParticleKernel):

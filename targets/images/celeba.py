@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from bench.checks import require_choice
 from bench.errors import UserError
 from bench.places import data_places
 from bench.registry import register
@@ -80,6 +81,7 @@ class CelebA64(StoredImages):
 
     def __init__(self, *, crop: Crop = "ddim", teacher: str = "") -> None:
         super().__init__(teacher=teacher)
+        require_choice(Crop, "target", crop=crop)
         self.crop: Crop = crop
 
     def source(self, part: str) -> Source:

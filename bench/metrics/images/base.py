@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.features.base import Features, features_of, lacking
 from bench.metrics.base import Fitted, Metric, Value
-from bench.metrics.images.kernel import subset_distances
+from bench.metrics.images.kernel import kernel_distance, subset_distances
 from bench.metrics.images.manifold import covered
 from bench.metrics.images.moments import Moments, frechet
 from bench.metrics.images.sets import Part, Reference, Sample, drawn, image_shape, reference
@@ -21,6 +21,8 @@ from targets.base import Target
 
 USED = 10_000
 """Most feature vectors per side of metrics that compare all pairs."""
+SPLITS = 10
+"""Ways of halving the real images that a floor is averaged over."""
 
 
 class ImageMetric(Metric):
@@ -80,7 +82,7 @@ class FrechetDistance(ImageMetric):
         splits: ways of halving that the floor is averaged over.
     """
 
-    def __init__(self, *, n: int = 5000, reference: Part = "all", splits: int = 10) -> None:
+    def __init__(self, *, n: int = 5000, reference: Part = "all", splits: int = SPLITS) -> None:
         super().__init__(n=n, reference=reference)
         self.splits = splits
 
@@ -97,7 +99,8 @@ class KernelDistance(ImageMetric):
     """Kernel distance of features: unbiased MMD^2 with the kernel (x . y / d + 1)^3, mean over random subsets.
 
     ``error`` is the standard deviation over the subsets, as KID is usually printed; the subsets overlap.  Unbiased, so
-    identical laws give about 0 of either sign; the floor compares two halves of the real images.
+    identical laws give 0 but for noise: the floor, from the root mean square of the distances between random halves of
+    the real images, whose size falls as 1/n + 1/N.
 
     Args:
         n: draws of q, of which the first 10,000 are used.
@@ -105,6 +108,8 @@ class KernelDistance(ImageMetric):
         subsets: comparisons averaged.
         size: images per side and comparison.
     """
+
+    floor_is_noise: ClassVar[bool] = True
 
     def __init__(self, *, n: int = 5000, reference: Part = "all", subsets: int = 100, size: int = 1000) -> None:
         super().__init__(n=n, reference=reference)
@@ -115,7 +120,10 @@ class KernelDistance(ImageMetric):
         return float(found.mean()), float(found.std())
 
     def floor(self, real: Reference) -> float:
-        return float(self.distances(*real.halves(0)).mean())
+        halves = [[half[:USED] for half in real.halves(split)] for split in range(SPLITS)]
+        size = len(halves[0][0])
+        noise = math.sqrt(fmean(kernel_distance(a, b) ** 2 for a, b in halves))
+        return noise * size / 2 * (1 / min(self.n, USED) + 1 / min(real.n, USED))
 
     def distances(self, x: Tensor, y: Tensor) -> Tensor:
         """One per subset; of the first ``USED`` rows."""
@@ -126,7 +134,8 @@ class KernelDistance(ImageMetric):
 class Precision(ImageMetric):
     """Share of generated images within the k-nearest-neighbour balls of real ones, equally many of both.
 
-    The floor, here a ceiling, compares two halves of the real images.
+    The floor, here a ceiling, compares random halves of the real images, the mean over ways of halving: of half as many
+    as the value or fewer, on which the share depends a little.
 
     Args:
         n: draws of q, of which at most 10,000 are used.
@@ -144,7 +153,7 @@ class Precision(ImageMetric):
         return self.share(fake.rows, real.rows), None
 
     def floor(self, real: Reference) -> float:
-        return self.share(*real.halves(0))
+        return fmean(self.share(*real.halves(split)) for split in range(SPLITS))
 
     def share(self, fake: Tensor, real: Tensor) -> float:
         """Of features [n, d] and [m, d], as many of both as there are (the reference is shuffled)."""
@@ -159,7 +168,7 @@ class Precision(ImageMetric):
 class Recall(Precision):
     """Share of real images within the k-nearest-neighbour balls of generated ones, equally many of both.
 
-    The floor, here a ceiling, compares two halves of the real images.
+    The floor, here a ceiling, is that of ``Precision``.
     """
 
     def covered(self, fake: Tensor, real: Tensor) -> float:

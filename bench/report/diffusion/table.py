@@ -17,7 +17,7 @@ from bench.report import catalog
 from bench.report.diffusion.lines import BEST, Line, lines_of
 from bench.report.diffusion.settings import teacher_name
 from bench.report.groups import Group, Problem, Record, group, nfe_of, ordered
-from bench.report.table import Row, best_first, mean, ranks, row_of
+from bench.report.table import Row, best_first, mean, ranks, row_of, typical_floor
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _columns(metric: str, problem: Problem, groups: Iterable[Group]) -> list[Col
     columns = []
     for protocol, records in sorted(by_protocol.items()):
         floors = [r["metrics"][metric].get("floor") for r in records]
-        floor = mean([value for value in floors if value is not None])
+        floor = typical_floor(metric, [value for value in floors if value is not None])
         columns.append(Column(problem, protocol, teacher_name(problem, records), floor))
     return columns
 

@@ -35,7 +35,8 @@ class EMD(Generator):
         langevin: K.
         step_eps, step_z: sizes h of x' = x + h grad + sqrt(2 h) n for eps and for z.
         cancel: ``sum`` takes out the initial eps and the sum of the noises, ``decayed`` the same as damped by the
-            linear part of the steps (equal in expectation at K = 1, with less variance), ``none`` nothing.
+            linear part of the steps (at K = 1 with step_z = 0 equal in expectation, with less variance), ``none``
+            nothing.
         student_score: of q_s: a denoising ``network`` (the critic), or the ``mixture`` of another batch's conditionals,
             which needs no critic: its options have no effect then.
         weight: units of the gradient with respect to x_0: see ``level_weight``.

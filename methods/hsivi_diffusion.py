@@ -47,7 +47,8 @@ class HSIVIDiffusion(LayeredSampler):
         critic: widths of residual networks.
         trajectories: batch, rows that run down the layers.
         rows: every trajectory trains ``all`` its layers, or one: ``antithetic`` draws it uniformly for the first half
-            of the rows and mirrors it for the second, as the code does.
+            of the rows and mirrors it for the second, as the code does (all layers are evaluated nevertheless: the
+            same law of gradients, not less work; ``hsivi_image`` evaluates the drawn ones).
         weight, weight_critic: w: ``sigma2`` = sigma_{k-1}^2 (the code's), ``gamma2`` = (c_k / sigma_{k-1})^2, which
             makes the noise of r 1 in every layer, or ``one``.
         alpha: 0.5 is the released loss; ``1`` and ``1.2`` are corrections in the style of SiD, a variant.

@@ -48,6 +48,16 @@ def test_ddpm_torch(tmp_path, x):
     assert card.run.startswith("cifar10-") and card.shape == SHAPE
 
 
+def test_a_head_of_another_width_is_refused(tmp_path):
+    net = scrambled(ImageUNet(SHAPE, family="improved", heads=4, **SMALL))
+    state = improved_diffusion_state(net.state_dict(), 4)
+    for kind in ("weight", "bias"):
+        state[f"out.2.{kind}"] = torch.cat([state[f"out.2.{kind}"]] * 2)
+    torch.save(state, tmp_path / "im.pt")
+    with pytest.raises(UserError, match=r"out\.2\.weight has 12 rows"):
+        convert(tmp_path / "im.pt", "improved-diffusion", out=tmp_path, size=8)
+
+
 def test_improved_diffusion_drops_the_variances(tmp_path, x):
     net = scrambled(ImageUNet(SHAPE, family="improved", heads=4, **SMALL))
     torch.save(improved_diffusion_state(net.state_dict(), 4), tmp_path / "im.pt")

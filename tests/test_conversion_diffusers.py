@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.errors import UserError
 from published_networks import scrambled
 from targets.diffusion.conversion.convert import convert
 from targets.diffusion.files import open_teacher
@@ -43,6 +47,50 @@ def test_diffusers_folder(tmp_path, x, layout):
     expected = net(rows.view(-1, *SHAPE), t).sample.flatten(1)
     torch.testing.assert_close(teacher.eps(rows, t), expected)
     assert card.schedule == {"name": "linear", "steps": 1000, "first": 1e-4, "last": 0.02}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with a small network and its scheduler."""
+    net = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(32,), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    net.save_pretrained(tmp_path / "small")
+    diffusers.DDPMScheduler(beta_schedule="linear").save_config(tmp_path / "small")
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_weights_of_another_network_are_refused(small, change):
+    """The library would draw what is missing at random, and warn."""
+    file = small / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    if change == "missing":
+        del state["conv_out.weight"]
+    else:
+        state["extra.weight"] = torch.zeros(1)
+    save_file(state, file)
+    with pytest.raises(UserError, match=f"{change} keys: (conv_out|extra).weight"):
+        convert(small, "diffusers", out=small.parent)
+
+
+@pytest.mark.parametrize(
+    "file, values, message",
+    [
+        ("scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "describes a ScoreSdeVeScheduler"),
+        ("config.json", {"time_embedding_type": "fourier"}, "time_embedding_type=fourier"),
+        ("config.json", {"sample_size": None}, "no sample_size"),
+    ],
+)
+def test_another_kind_of_diffusion_is_refused(small, file, values, message):
+    content = json.loads((small / file).read_text())
+    (small / file).write_text(json.dumps({**content, **values}))
+    if "time_embedding_type" in values:  # whose weights are others, too
+        net = diffusers.UNet2DModel(**{k: v for k, v in {**content, **values}.items() if not k.startswith("_")})
+        net.save_pretrained(small)
+    with pytest.raises(UserError, match=message):
+        convert(small, "diffusers", out=small.parent)
 
 
 def test_the_ddpm_family_is_that_of_diffusers(x):

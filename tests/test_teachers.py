@@ -447,3 +447,19 @@ def test_many_pixels_are_evaluated_in_slices(monkeypatch):
         assert torch.equal(teacher(x, t), whole)
         assert torch.equal(teacher(x, 3), 3 * x)
     assert sizes == [10, 10, *[3, 3, 3, 1] * 2]
+
+
+def test_many_rows_at_one_time_are_evaluated(monkeypatch):
+    """A network that takes the time of all rows as one number, [1], need not be evaluated in slices."""
+
+    class Net(torch.nn.Module):
+        broadcasts_time = True
+
+        def forward(self, x, t):
+            return x * t.unsqueeze(-1)
+
+    monkeypatch.setattr("targets.diffusion.eps.MOST_VALUES", 12)
+    teacher, x = FrozenTeacher(Net(), make_schedule("linear"), 4), torch.randn(10, 4)
+    with torch.no_grad():
+        assert torch.equal(teacher(x, torch.tensor([3.0])), 3 * x)
+        assert torch.equal(teacher(x, torch.arange(10.0)), x * torch.arange(10.0)[:, None])

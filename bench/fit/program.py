@@ -154,6 +154,8 @@ class Program:
     @staticmethod
     def drawn(state: State, normals: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """The next iteration's noise, [S, values] each, out of the tape's blocks."""
+        if normals.shape[1] == 1:  # of large networks: gigabytes, of which no copy is needed
+            return normals[:, 0], uniforms[:, 0]
         row = (state["step"] % normals.shape[1]).view(1)
         return normals.index_select(1, row).squeeze(1), uniforms.index_select(1, row).squeeze(1)
 

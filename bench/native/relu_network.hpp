@@ -22,7 +22,7 @@ struct ReluNetwork {
     float* through(int64_t vectors, int64_t stride, float* here, float* there) const {
         for (int64_t layer = 0; layer < layers; ++layer) {
             const float* bias = biases[layer];
-            const float lowest = layer + 1 < layers ? 0.0f : -std::numeric_limits<float>::max();
+            const float lowest = layer + 1 < layers ? 0.0f : -std::numeric_limits<float>::infinity();
             const Vector<float> floor = Vector<float>{} + lowest;
             product<float>(widths[layer + 1], vectors, widths[layer], weights[layer], widths[layer], 1, here, stride,
                            [&](int64_t r, int64_t v, const Vector<float>& sum) {

@@ -5,8 +5,9 @@ some cannot be given another; here every scheduler runs on the *respaced* diffus
 the grid tau_0 < ... < tau_N, so that its time i is our tau_i and consecutive integers are the grid.  What that and this
 module keep equal for all solvers, and diffusers does not:
 
-- grid and landing: evaluations at tau_N, ..., tau_1, the sample at tau_0 (by default DDIM evaluates on a "leading"
-  grid below 1000, DPM-Solver++ on "linspace" from 999, and they end at different noise levels);
+- grid and landing: evaluations at tau_N, ..., tau_1 (Heun's last one at tau_0 if ``nfe`` is even), the sample at
+  tau_0 (by default DDIM evaluates on a "leading" grid below 1000, DPM-Solver++ on "linspace" from 999, and they end at
+  different noise levels);
 - clipping: none, or of the x0 prediction before anything else sees it (``clip``); DDPM and DDIM clip to [-1, 1] by
   default and then keep the unclipped eps, the multistep solvers clip only by "thresholding";
 - cost: ``nfe`` evaluations exactly, whatever a step takes; PNDM evaluates its first interval twice, Heun every interval

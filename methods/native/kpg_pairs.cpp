@@ -44,7 +44,7 @@ extern "C" int sivibench_kpg_gather(int64_t first, int64_t last, int64_t l, int6
                                         int64_t* count) {
     int64_t n = 0;
     for (int64_t j = first; j < last; ++j) {
-        const float *mj = m + j * k, *sj = s + j * k, *uj = u + j * l;
+        const float *mj = m + j * k, *sj = s + j * k, *uj = u ? u + j * l : nullptr;
         float log_s = 0;
         for (int64_t a = 0; a < k; ++a) log_s += std::log(sj[a]);
         const int64_t before = n, indices = u ? l : c;
@@ -101,7 +101,7 @@ extern "C" int sivibench_kpg_direction(int64_t N, int64_t l, int64_t c, int64_t 
     static thread_local Work w;
     auto fail = [&] { return std::fill(out, out + N * d, std::numeric_limits<float>::quiet_NaN()), 0; };
     if (!finite_all(x, N * d) || !finite_all(y, l * d) || !finite_all(f, l * d) || !finite_all(own_y, n * d) ||
-        !finite_all(own_f, n * d) || !finite_all(alpha, N))
+        !finite_all(own_f, n * d) || !finite_all(alpha, N) || !finite_all(m, N * k) || !finite_all(s, N * k))
         return fail();
     w.zt.resize(k * l), w.yt.resize(d * l), w.ft.resize(d * l), w.half_z.assign(l, 0.0f);
     for (int64_t i = 0; i < l; ++i) {
@@ -142,14 +142,14 @@ extern "C" int sivibench_kpg_direction(int64_t N, int64_t l, int64_t c, int64_t 
         }
     for (int64_t j = 0; j < N; ++j) {
         distances_of(j);
-        const float *uj = u + j * l, limit = alpha[j];
+        const float *uj = u ? u + j * l : nullptr, limit = alpha[j];
         if (u)
             for (int64_t i = 0; i < l; ++i) used[at] = D[i], at += uj[i] < limit;
         else
             std::copy(D, D + l, used + at), at += l;
     }
     if (static_cast<int64_t>(w.room.size()) < select_room(at)) w.room.resize(select_room(at));
-    int32_t bits = select(reinterpret_cast<const int32_t*>(used), at, (at - 1) / 2, w.room.data());
+    int32_t bits = select(reinterpret_cast<const Bits*>(used), at, (at - 1) / 2, w.room.data());
     if (bisection) bits = (bits & -(1 << BISECTION_LOW_BITS)) | (1 << (BISECTION_LOW_BITS - 1));
     float median;
     std::memcpy(&median, &bits, 4);
@@ -171,7 +171,7 @@ extern "C" int sivibench_kpg_direction(int64_t N, int64_t l, int64_t c, int64_t 
         }
         const float share = (u ? 1.0f : a_j) / static_cast<float>(l);
         const float own_share = u ? 1.0f / static_cast<float>(l) : b_j / static_cast<float>(c);
-        const float* uj = u + j * l;
+        const float* uj = u ? u + j * l : nullptr;
 #pragma omp simd
         for (int64_t i = 0; i < l; ++i) D[i] = share * exp_clamped(-scale * D[i]) / (a_j + b_j * exp_clamped(odds[i]));
         if (u)

@@ -34,7 +34,7 @@ inline void profile(float s, float& k, float& dk) {
 // `room` holds at least select_room(N Mp).
 inline float lower_median(const float* D, int64_t N, int64_t M, int64_t Mp, int bandwidth, int32_t* room) {
     // ranks from below are those of the real values
-    int32_t bits = select(reinterpret_cast<const int32_t*>(D), N * Mp, (N * M - 1) / 2, room);
+    int32_t bits = select(reinterpret_cast<const Bits*>(D), N * Mp, (N * M - 1) / 2, room);
     if (bandwidth == BISECTION) bits = (bits & -(1 << BISECTION_LOW_BITS)) | (1 << (BISECTION_LOW_BITS - 1));
     float m;
     std::memcpy(&m, &bits, 4);

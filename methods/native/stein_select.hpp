@@ -17,6 +17,8 @@ constexpr float MEDIAN_FLOOR = 1e-20f;  // as in kernels.py
 constexpr int BISECTION_LOW_BITS = 11;  // 31 - BISECTION_STEPS of kernels.py
 constexpr float FAR = 1e30f;            // above every median we accept: a larger one means a seed that has diverged
 
+using Bits = int32_t __attribute__((may_alias));  // of floats that were stored as such
+
 inline bool finite_all(const float* v, int64_t n) {
     int bad = 0;  // by bits: does not depend on how the compiler treats NaN
     for (int64_t i = 0; i < n; ++i) {
@@ -40,7 +42,7 @@ const Compress compress;
 #endif
 
 // Copies the values of v[0..n) in [low, high] to out (room for n + 8), in order; returns how many.
-int64_t collect(const int32_t* v, int64_t n, int32_t low, int32_t high, int32_t* out) {
+int64_t collect(const Bits* v, int64_t n, int32_t low, int32_t high, int32_t* out) {
     int64_t count = 0, i = 0;
 #ifdef __AVX2__
     const __m256i lows = _mm256_set1_epi32(low), highs = _mm256_set1_epi32(high);
@@ -63,7 +65,7 @@ int64_t collect(const int32_t* v, int64_t n, int32_t low, int32_t high, int32_t*
 // The value of given rank (from 0) among v[0..n), on bits: non-negative floats order as integers.  A strided sample gives
 // a bracket, one pass counts below it and collects inside it (Floyd & Rivest 1975); exact whatever the sample says.
 // `room` holds at least select_room(n) values.
-int32_t select(const int32_t* v, int64_t n, int64_t rank, int32_t* room) {
+int32_t select(const Bits* v, int64_t n, int64_t rank, int32_t* room) {
     if (n > 2048) {
         int64_t size = static_cast<int64_t>(std::cbrt(static_cast<double>(n) * static_cast<double>(n)));
         const int64_t stride = (n / size) | 1;  // odd, so that it walks through the columns of a padded row

@@ -58,7 +58,8 @@ void block(int64_t count, int64_t m, int64_t dim, const float* x, const float* c
 #pragma omp simd
             for (int i = 0; i < LANES; ++i) sums[i] += weights[k * LANES + i] * centre;
         }
-        for (int64_t i = 0; i < count; ++i) out[i * d + c] = sums[i] / total[i] - at[c * LANES + i];
+        for (int64_t i = 0; i < count; ++i)  // without a nearest component nothing is known
+            out[i * d + c] = nearest[i] < INFINITY ? sums[i] / total[i] - at[c * LANES + i] : NAN;
     }
 }
 

@@ -105,7 +105,7 @@ class FrozenTeacher(EpsTeacher):
         times = t.to(exact) if isinstance(t, Tensor) else x.new_full((), t, dtype=exact)
         if not self._broadcasts:
             times = times.expand(x.shape[:-1])
-        if torch.is_grad_enabled() or x.dim() != 2 or x.numel() <= MOST_VALUES or times.dim() == 0:
+        if torch.is_grad_enabled() or x.dim() != 2 or x.numel() <= MOST_VALUES or times.numel() == 1:
             return self._call(self.net, x, times)
         rows = max(1, MOST_VALUES // x.shape[1])
         return torch.cat([self._call(self.net, *part) for part in zip(x.split(rows), times.split(rows), strict=True)])

@@ -46,7 +46,12 @@ def convert(state: Mapping[str, Tensor], size: int, heads: int = 4, **settings: 
     places, multipliers, attention = _architecture(state, width)
     state = dict(state)
     for kind in ("weight", "bias"):  # eps, then the variances of learn_sigma
-        state[f"out.2.{kind}"] = needed(state, f"out.2.{kind}", "improved-diffusion's UNetModel")[:channels]
+        head = needed(state, f"out.2.{kind}", "improved-diffusion's UNetModel")
+        if len(head) not in (channels, 2 * channels):
+            raise UserError(
+                f"out.2.{kind} has {len(head)} rows", f"expected {channels}, or {2 * channels} of learn_sigma"
+            )
+        state[f"out.2.{kind}"] = head[:channels]
     arguments = {
         "family": "improved",
         "width": width,

@@ -15,7 +15,7 @@ def _command(commands: Any, name: str, function: str, description: str) -> Calla
     parser.add_argument(
         "--results",
         metavar="DIR",
-        help="results folder (default: $SIVIBENCH_RESULTS, else what the configuration says)",
+        help="results folder (default: that of the sweep's file, else $SIVIBENCH_RESULTS, else results)",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 

@@ -10,6 +10,8 @@ from bench.cli.commands import COMMANDS
 from bench.errors import UserError
 from bench.status import RETRIED
 
+SPEED = "time training steps, or draws, beside a plain baseline"
+
 
 def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser.
@@ -25,7 +27,7 @@ def make_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for declare in COMMANDS:
         declare(commands)
-    speed = commands.add_parser("speed", help="measure the engine")
+    speed = commands.add_parser("speed", help=SPEED, description=SPEED[0].upper() + SPEED[1:] + ".")
     if given[:1] == ["speed"]:
         module = import_module("bench.speed")
         module.add_arguments(speed)

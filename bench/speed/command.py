@@ -34,15 +34,21 @@ COMMON = ("hardware", "overrides", "settings")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
-    parser.add_argument("--method", default="ksivi,sivism", help="methods, comma separated")
-    parser.add_argument("--target", default="banana,blr_breast_cancer", help="targets, comma separated")
-    parser.add_argument("--all", action="store_true", help="every method, on the first target of --target it fits")
+    parser.add_argument("--method", default="ksivi,sivism", help="methods, comma separated (default: %(default)s)")
+    parser.add_argument(
+        "--target", default="banana,blr_breast_cancer", help="targets, comma separated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every trained method, on the first target it has settings for (--target first), else the first it fits",
+    )
     parser.add_argument("--seeds", help=f"numbers of seeds trained together, comma separated (default: {SEEDS})")
     parser.add_argument("--modes", help=f"eager (traced graph), compile (default: {MODES})")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help=f"time per variant and round (default: {SECONDS})")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each variant in a process of its own")
     parser.add_argument("--draws", type=int, metavar="N", help="time N draws of each method instead of training steps")
     parser.add_argument("--json", action="store_true", help="print JSON")

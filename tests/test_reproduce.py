@@ -17,10 +17,11 @@ from bench.errors import UserError
 from bench.metrics.base import Metric
 from bench.metrics.images.digits import FDDigits
 from bench.metrics.moments import MomentError
+from bench.plan.cells import make_plan
 from bench.report import published
 from bench.reproduce import render
 from bench.reproduce.compare import Planned, relative_times
-from bench.reproduce.run import plan_cells, reproduce
+from bench.reproduce.run import _sweep, plan_cells, reproduce, unique
 from bench.reproduce.tables import CellSpec, load_table, merged, names
 from bench.reproduce.verdict import Verdict
 from bench.store import Store
@@ -340,10 +341,25 @@ def test_the_command(table, here, tmp_path, monkeypatch, capsys) -> None:
     assert main(["reproduce", "one", *results, "--dry-run", "--seeds", "4"]) == 0
     shown = capsys.readouterr().out
     assert "1 missing" in shown and "agrees" in shown  # what is to do, then the table as it is
-    assert main(["reproduce", "one", *results, "launcher=slurm", "site=x"]) == 2
-    assert "runs on this machine" in capsys.readouterr().err
     assert main(["reproduce", "one", *results, "train.iterations=3"]) == 2
     assert "changes what the table consists of" in capsys.readouterr().err
+
+
+def test_where_a_table_is_run_is_said_as_for_a_sweep(tmp_path, capsys):
+    table = ["reproduce", "sivi-nb", "--results", str(tmp_path)]
+    assert main([*table, "launcher=slurm", "site=x"]) == 2
+    assert "unknown site 'x'" in capsys.readouterr().err
+    assert main([*table, "launcher=debug", "--jobs", "1"]) == 2
+    assert "--jobs 1 has no meaning with launcher=debug" in capsys.readouterr().err
+
+
+def test_a_tables_cells_are_lines_of_a_sweep_that_says_the_same(tmp_path):
+    """What a submission keeps, with the iterations of a cut budget: planned again it is the same runs."""
+    table = load_table("aisivi-table1")  # whose methods have phases
+    configs = unique([cell.config for cell in plan_cells(table, 0.1, ["device=cpu"], check=False) if cell.config])
+    again = make_plan(_sweep(table, configs, timed=False), results=tmp_path)
+    planned = {cell.config.config_id: cell.config.seeds for cell in again.cells}
+    assert planned == {config.config_id: config.seeds for config in configs} and len(planned) == 7
 
 
 @pytest.mark.parametrize("option", ["--markdown", "--latex"])

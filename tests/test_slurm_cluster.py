@@ -336,6 +336,19 @@ def test_a_requeued_job_goes_on_in_the_same_wandb_run(lab):
         assert lines == list(zip(curve["step"], curve["value"], strict=True)) and run.exits[-1] == 0
 
 
+def test_a_papers_table_is_submitted_and_compared_when_its_runs_have_ended(lab):
+    table = ["reproduce", "sivi-nb", "--seeds", "2", "--budget", "0.002", "device=cpu"]
+    told = lab.bench(*table, "launcher=slurm", f"site={lab.site}")
+    assert told.returncode == 0 and "submitted 4 runs as 2 jobs: " in told.stdout, told.stderr + told.stdout
+    assert "`sivibench reproduce sivi-nb` measures and compares" in told.stdout and "not run" in told.stdout
+    lab.settle()
+    rows = json.loads(lab.bench("status", "sivi-nb", "--json").stdout)
+    assert {(row["method"], row["done"]) for row in rows} == {("sivi", 2), ("meanfield", 2)}, lab.logs()
+    (result,) = json.loads(lab.bench(*table, "--jobs", "1", "--json").stdout)
+    assert [len(cell["values"]) for cell in result["cells"]] == [2] * 8, result["cells"]
+    assert len(lab.records()) == 4
+
+
 def test_torch_distributed_finds_the_other_node(cluster):
     command = ["srun", "-N2", "--ntasks-per-node=1", sys.executable, "-m", "bench.distributed"]
     done = subprocess.run(command, env=cluster.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -19,7 +19,7 @@ from bench.plan.expand import load_sweep, sweep_of
 from bench.store import Store
 from bench.sweep import run_sweep
 from bench.sweep.pool import run_cells
-from bench.sweep.run import LOCAL, run_plan
+from bench.sweep.run import LOCAL, Place, run_plan
 from stubs import fit_done, record_of, task_done, task_failing, task_killed_on_other, task_long
 
 pytestmark = pytest.mark.usefixtures("stub_registry")
@@ -209,7 +209,7 @@ def test_batches_that_are_on_record_start_no_process(write, results):
         return fit_done(config, config.seeds, Store(results))
 
     plan = make_plan(write("method=stub_plain target=stub_gauss seeds=4"), results=results)
-    run_plan(plan, options=LOCAL | {"name": "debug", "seeds": 2}, tell=lambda text: None, task=task)
+    run_plan(plan, Place(LOCAL | {"name": "debug", "seeds": 2}), tell=lambda text: None, task=task)
     assert seen == [[2, 3]]
 
 

@@ -79,7 +79,12 @@ def _teacher(commands: Any) -> None:
 def _reproduce(commands: Any) -> None:
     add = _command(commands, "reproduce", "reproduce:reproduce", "run a paper's table beside its published numbers")
     add("name", nargs="?", help="a table of conf/paper; `all`: every table from the records; nothing: list them")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="where and how to run: device=cuda compile=true ...")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="where and how to run: device=cuda launcher=slurm site=NAME ...",
+    )
     add("--seeds", type=int, metavar="N", help="seeds per cell (default: the table's)")
     add("--budget", type=float, default=1.0, metavar="F", help="fraction of the paper's iterations (default: 1)")
     add("--jobs", type=int, metavar="N", help="processes at once (default: CPUs, or 1 on a GPU)")

@@ -73,19 +73,14 @@ def how(overrides: list[str]) -> list[str]:
     """Refuse overrides that would make another experiment of the table.
 
     Raises:
-        UserError: an override of the method, the target, the budget, the evaluation or the seeds, or of the launcher.
+        UserError: an override of the method, the target, the budget, the evaluation or the seeds.
     """
     for text in overrides:
         key = text.lstrip("+~").split("=", 1)[0].split(".")[0]
-        if key in ("launcher", "site"):
-            raise UserError(
-                f"{text!r}: `reproduce` runs on this machine",
-                "give `sivibench sweep` a file with the table's overrides, which `reproduce` then finds on record",
-            )
         if key in ("method", "target", "train", "eval", "tuned", "seeds"):
             raise UserError(
                 f"{text!r} changes what the table consists of",
-                "only where and how to run can be given: device, threads, compile, ...; see --seeds and --budget",
+                "only where and how to run can be given: device, compile, launcher, ...; see --seeds and --budget",
             )
     return overrides
 

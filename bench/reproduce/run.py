@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from bench.config import Composer, Config
 from bench.errors import UserError
 from bench.evaluate import add_metrics, measured
+from bench.launch.options import split_options
 from bench.plan.cells import misfit, plan_fitting
 from bench.plan.expand import Sweep
 from bench.registry import entries
@@ -19,7 +21,7 @@ from bench.run import execute, finished
 from bench.store import Record, Store
 from bench.sweep.lines import Tell, planning
 from bench.sweep.pool import Task
-from bench.sweep.run import require_jobs, run_plan
+from bench.sweep.run import place, run_plan
 from targets.base import Target
 
 TIMED = 0.02
@@ -56,11 +58,14 @@ def reproduce(
 ) -> Result:
     """Run what a table lacks, measure what its records lack, and compare.
 
+    With ``launcher=slurm`` what lacks is submitted and nothing measured, and times are left to this machine: on nodes
+    of a cluster they are not of one machine.
+
     Args:
         table: from conf/paper.
         seeds: of every cell; those that it asks for unless given.
         budget: fraction of the paper's iterations, in (0, 1]; times do not depend on it.
-        overrides: of how and where to run (device, threads, compile, ...), not of what.
+        overrides: of how and where to run (device, threads, compile, launcher, site, ...), not of what.
         results: results folder.
         jobs: processes at once.
         dry_run: say what is to do, and do nothing.
@@ -73,7 +78,8 @@ def reproduce(
     Raises:
         UserError: a mistake in the table or the arguments.
     """
-    require_jobs(jobs)
+    where, rest = split_options(overrides)
+    there = place(where, jobs)
     if not 0 < budget <= 1:
         raise UserError(f"--budget {budget} is not a fraction of the paper's iterations", "give more than 0, at most 1")
     if seeds is not None and seeds < 1:
@@ -82,19 +88,29 @@ def reproduce(
         asked = (cell if cell.timed else replace(cell, seeds=seeds) for cell in table.cells)
         table = replace(table, cells=tuple(asked))
     with planning(dry_run, tell):
-        planned = plan_cells(table, budget, overrides, results, check=not only_records, compose=compose)
+        planned = plan_cells(table, budget, rest, results, check=not only_records, compose=compose)
     failed = False
     folders = dict.fromkeys(cell.config.results for cell in planned if cell.config)
     for folder in [] if only_records else folders:
         here = [cell for cell in planned if cell.config and cell.config.results == folder]
+        if there.site and here[0].spec.timed:
+            tell(f"{table.name}: times are taken on this machine, without launcher=slurm")
+            continue
         configs = unique([cell.config for cell in here if cell.config])
-        of = ", times" if here[0].spec.timed else ""
-        plan = plan_fitting(Sweep(table.name, f"{table.name}: {table.title}{of}", []), configs, folder)
-        failed |= run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task).failed
-        if not dry_run:
+        plan = plan_fitting(_sweep(table, configs, here[0].spec.timed), configs, folder)
+        failed |= run_plan(plan, there, dry_run=dry_run, retry=retry, tell=tell, task=task).failed
+        if there.site:
+            tell(f"`sivibench reproduce {table.name}` measures and compares what has ended")
+        elif not dry_run:
             measure(here, Store(folder), tell)
     planned = [with_records(cell) for cell in planned]
     return Result(table, compare(planned, published.by_id(), budget=budget), budget, failed)
+
+
+def _sweep(table: PaperTable, configs: Sequence[Config], timed: bool) -> Sweep:
+    """The cells as lines, from which a submission is planned again by those who ask for its status."""
+    title = f"{table.name}: {table.title}{', times' if timed else ''}"
+    return Sweep(table.name, title, [shlex.join(config.overrides) for config in configs], replace=False)
 
 
 def plan_cells(
@@ -157,7 +173,9 @@ def _cut(config: Config, budget: float) -> Config:
     train = {**config.train, "iterations": max(1, round(config.train["iterations"] * budget))}
     phases = entries("method")[config.method["name"]].obj.phases
     cut = {name: round(config.method[name] * budget) for name in phases if config.method.get(name)}
-    return replace(config, train=train, method={**config.method, **cut})
+    texts = [f"train.iterations={train['iterations']}", *(f"method.{name}={value}" for name, value in cut.items())]
+    overrides = (*config.overrides, *texts)
+    return replace(config, train=train, method={**config.method, **cut}, overrides=overrides)
 
 
 def _composes(compose: Composer, overrides: Sequence[str]) -> bool:

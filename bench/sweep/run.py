@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.fit.interrupt import Interrupted
 from bench.launch.manifest import Manifest
 from bench.launch.options import compose_options, meaningless, split_options
-from bench.launch.site import load_site
+from bench.launch.site import Site, load_site
 from bench.plan.cells import Cell, Plan, longest_first, make_plan, refresh
 from bench.plan.expand import Sweep
 from bench.plan.pace import pace
@@ -29,7 +29,40 @@ from bench.sweep.pool import Result, Task, run_cells, run_here
 from bench.sweep.slurm import submit_sweep
 
 LOCAL: dict[str, Any] = {"name": "local", "site": None, "parallel": None, "seeds": None}
-"""Where a sweep runs unless it is told."""
+"""How a sweep runs unless it is told."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are fitted: this machine, or a cluster that they are submitted to.
+
+    Attributes:
+        options: from ``bench.launch.options.compose_options``.
+        site: the cluster; None: here.
+        jobs: processes at once here.
+    """
+
+    options: dict[str, Any] = field(default_factory=lambda: LOCAL)
+    site: Site | None = None
+    jobs: int | None = None
+
+
+def place(where: Sequence[str], jobs: int | None = None) -> Place:
+    """What overrides like ``launcher=slurm site=NAME`` say.
+
+    Args:
+        where: overrides that say where to run, from ``split_options``.
+        jobs: processes at once with launcher=local; the number of CPUs, or 1 on a GPU, unless given.
+
+    Raises:
+        UserError: as ``compose_options`` and ``load_site``, or the launcher has no use for ``jobs``.
+    """
+    require_jobs(jobs)
+    options = compose_options(where) if where else LOCAL
+    if jobs is not None and options["name"] != "local":
+        remedy = "launcher.parallel=N limits the jobs at once" if options["name"] == "slurm" else "leave it out"
+        raise meaningless(f"--jobs {jobs}", options["name"], remedy)
+    return Place(options, load_site(options["site"]) if options["name"] == "slurm" else None, jobs)
 
 
 @dataclass(frozen=True)
@@ -105,19 +138,11 @@ def run_sweep(
         UserError: a mistake in the sweep, or the results folder cannot be written; nothing has run then.
         KeyboardInterrupt: passed on after the children have stopped.
     """
-    require_jobs(jobs)
     where, rest = split_options(overrides)
-    options = compose_options(where) if where else LOCAL
-    if jobs is not None and options["name"] != "local":
-        remedy = "launcher.parallel=N limits the jobs at once" if options["name"] == "slurm" else "leave it out"
-        raise meaningless(f"--jobs {jobs}", options["name"], remedy)
-    site = load_site(options["site"]) if options["name"] == "slurm" else None
+    there = place(where, jobs)
     with planning(dry_run, tell):
         plan = make_plan(name, rest, results)
-    if site is not None:
-        manifest = submit_sweep(plan, rest, site, options, dry_run=dry_run, retry=retry, tell=tell)
-        return Outcome(plan, [], submitted=manifest)
-    return run_plan(plan, jobs=jobs, dry_run=dry_run, retry=retry, tell=tell, task=task, options=options)
+    return run_plan(plan, there, rest, dry_run=dry_run, retry=retry, tell=tell, task=task)
 
 
 def require_jobs(jobs: int | None) -> None:
@@ -132,19 +157,24 @@ def require_jobs(jobs: int | None) -> None:
 
 def run_plan(
     plan: Plan,
+    there: Place,
+    overrides: Sequence[str] = (),
     *,
-    jobs: int | None = None,
     dry_run: bool = False,
     retry: Retry = False,
     tell: Tell = print,
     task: Task = execute,
-    options: dict[str, Any] = LOCAL,
 ) -> Outcome:
-    """Run what is missing of a plan on this machine; arguments and errors as ``run_sweep``.
+    """Run what is missing of a plan, or submit it; other arguments and errors as ``run_sweep``.
 
     Args:
-        options: from ``bench.launch.options.compose_options``.
+        plan: from ``make_plan`` or ``plan_fitting``.
+        there: where, from ``place``.
+        overrides: what the plan's sweep was expanded with, besides its lines.
     """
+    if there.site is not None:
+        manifest = submit_sweep(plan, overrides, there.site, there.options, dry_run=dry_run, retry=retry, tell=tell)
+        return Outcome(plan, [], submitted=manifest)
     todo = [cell for cell in plan.cells if cell.todo(retry=retry)]
     announce(plan, todo, retry, tell)
     if dry_run:
@@ -154,7 +184,8 @@ def run_plan(
     done: list[Result] = []
     if todo:
         plan.store.writable()
-        jobs = 0 if options["name"] == "debug" else jobs or options["parallel"] or default_jobs(todo[0])
+        options = there.options
+        jobs = 0 if options["name"] == "debug" else there.jobs or options["parallel"] or default_jobs(todo[0])
         batches = split_seeds(longest_first(todo, pace(plan.store)), options["seeds"])
         done = _run([batch for batch in batches if batch.todo(retry=retry)], jobs, retry, plan, tell, task)
     report = _report(plan, tell) if plan.sweep.report else None

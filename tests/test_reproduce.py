@@ -21,7 +21,7 @@ from bench.plan.cells import make_plan
 from bench.report import published
 from bench.reproduce import render
 from bench.reproduce.compare import Planned, relative_times
-from bench.reproduce.run import _sweep, plan_cells, reproduce, unique
+from bench.reproduce.run import as_sweep, plan_cells, reproduce, unique
 from bench.reproduce.tables import CellSpec, load_table, merged, names
 from bench.reproduce.verdict import Verdict
 from bench.store import Store
@@ -357,7 +357,7 @@ def test_a_tables_cells_are_lines_of_a_sweep_that_says_the_same(tmp_path):
     """What a submission keeps, with the iterations of a cut budget: planned again it is the same runs."""
     table = load_table("aisivi-table1")  # whose methods have phases
     configs = unique([cell.config for cell in plan_cells(table, 0.1, ["device=cpu"], check=False) if cell.config])
-    again = make_plan(_sweep(table, configs, timed=False), results=tmp_path)
+    again = make_plan(as_sweep(table, configs, timed=False), results=tmp_path)
     planned = {cell.config.config_id: cell.config.seeds for cell in again.cells}
     assert planned == {config.config_id: config.seeds for config in configs} and len(planned) == 7
 

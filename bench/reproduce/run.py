@@ -97,17 +97,17 @@ def reproduce(
             tell(f"{table.name}: times are taken on this machine, without launcher=slurm")
             continue
         configs = unique([cell.config for cell in here if cell.config])
-        plan = plan_fitting(_sweep(table, configs, here[0].spec.timed), configs, folder)
+        plan = plan_fitting(as_sweep(table, configs, here[0].spec.timed), configs, folder)
         failed |= run_plan(plan, there, dry_run=dry_run, retry=retry, tell=tell, task=task).failed
         if there.site:
-            tell(f"`sivibench reproduce {table.name}` measures and compares what has ended")
+            tell("the same command without launcher and site measures and compares what has ended")
         elif not dry_run:
             measure(here, Store(folder), tell)
     planned = [with_records(cell) for cell in planned]
     return Result(table, compare(planned, published.by_id(), budget=budget), budget, failed)
 
 
-def _sweep(table: PaperTable, configs: Sequence[Config], timed: bool) -> Sweep:
+def as_sweep(table: PaperTable, configs: Sequence[Config], timed: bool) -> Sweep:
     """The cells as lines, from which a submission is planned again by those who ask for its status."""
     title = f"{table.name}: {table.title}{', times' if timed else ''}"
     return Sweep(table.name, title, [shlex.join(config.overrides) for config in configs], replace=False)

@@ -12,6 +12,7 @@ from methods.base import Clock, Noise, Player
 from methods.parts.bridge_layers import BridgeLayers
 from methods.parts.families import GlobalVariance, mlp
 from methods.parts.options import with_options_of
+from methods.parts.relu_mlp import mlp_backend, relu_mlp
 from methods.parts.surrogate import surrogate
 from targets.base import Target
 
@@ -81,6 +82,10 @@ class HSIVISM(BridgeLayers):
         self.critics = nn.ModuleList(mlp(target.dim, tuple(critic), target.dim) for _ in self.layers)
         self.lr_critic, self.critic_steps = lr_critic, critic_steps
 
+    def operations(self) -> dict[str, str]:
+        parameter = next(self.parameters())
+        return {"relu_mlp": mlp_backend(parameter.device, parameter.dtype)}
+
     def players(self) -> Sequence[Player]:
         return [
             player
@@ -93,7 +98,7 @@ class HSIVISM(BridgeLayers):
 
     def divergence(self, i: int, x: Tensor, u: Tensor, xi: Tensor, p: Target, clock: Clock) -> Tensor:
         """The value of layer i's game."""
-        f = self.critics[i](x)
+        f = relu_mlp(self.critics[i], x)
         return (2 * (f * (p.score(x) + u)).sum(-1) - f.square().sum(-1)).mean()
 
     def regression(self, only: int | None, noise: Noise, clock: Clock) -> Tensor:

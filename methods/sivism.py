@@ -14,6 +14,7 @@ from methods.base import Clock, Noise, Player
 from methods.parts.families import GlobalVariance, SemiImplicitMethod, anneal, mlp
 from methods.parts.optim import Adam, Optimiser, RMSprop, staircase
 from methods.parts.options import refuse_unused, with_options_of
+from methods.parts.relu_mlp import mlp_backend, relu_mlp
 from methods.parts.warm_start import warm_start
 from targets.base import Target
 
@@ -46,6 +47,7 @@ class SIVISM(SemiImplicitMethod):
     """
 
     paper_name = "SIVI-SM"
+    q: GlobalVariance
     needs = frozenset({"score"})
     phases = ("warm_start", "critic_warm")
     cheap = {"batch": 32}
@@ -113,6 +115,10 @@ class SIVISM(SemiImplicitMethod):
         self.critic_warm, self.critic_warm_lr = critic_warm, critic_warm_lr
         self.schedule = staircase(decay, decay_every)
 
+    def operations(self) -> dict[str, str]:
+        parameter = next(self.parameters())
+        return {"relu_mlp": mlp_backend(parameter.device, parameter.dtype)}
+
     def players(self) -> Sequence[Player]:
         start = self.warm_start + self.critic_warm
         before = warm_start(
@@ -161,13 +167,13 @@ class SIVISM(SemiImplicitMethod):
 
     def f(self, x: Tensor, score: Tensor, clock: Clock) -> Tensor:
         """The inner function f_psi at x [N, d], where the annealed score of p is ``score`` [N, d]."""
-        out: Tensor = self.critic(x)
-        return out
+        return relu_mlp(self.critic, x)
 
     def fisher(self, noise: Noise, clock: Clock) -> Tensor:
         """The game's value as a function of q; the gradient flows through x in the critic and in both scores."""
         p = self.target.subsample(noise)
-        x, minus_s_c = self.q.draw(self.batch, noise)
+        z, xi = self.q.mixing(self.batch, noise), noise.normal(self.batch, self.q.dim)
+        x, minus_s_c = self.q.around(relu_mlp(self.q.mean, z), xi)
         score = anneal(clock, self.anneal) * p.score(x)
         f = self.f(x, score, clock)
         return (2 * (f * (score + minus_s_c)).sum(-1) - f.square().sum(-1)).mean()
@@ -203,4 +209,7 @@ class SIVISMTrick(SIVISM):
     def f(self, x: Tensor, score: Tensor, clock: Clock) -> Tensor:
         """f_psi(x) + c_t s_p(x)."""
         t = clock.step - self.warm_start - self.critic_warm
-        return self.critic(x) + torch.pow(self.trick_rate, -torch.floor(t / self.trick_every).clamp(min=0)) * score
+        return (
+            relu_mlp(self.critic, x)
+            + torch.pow(self.trick_rate, -torch.floor(t / self.trick_every).clamp(min=0)) * score
+        )

@@ -18,6 +18,7 @@ import torch
 from bench.fit import interrupt
 from bench.fit.checkpoint import Checkpoint, unfit
 from bench.fit.compiled import build
+from bench.fit.heap import keep_freed_memory
 from bench.fit.parallel import ALONE, Processes
 from bench.fit.program import Program, State
 from bench.fit.progress import Progress
@@ -110,6 +111,7 @@ def fit(
         UserError: the checkpoint cannot be read or written.
         Interrupted: a signal asked to stop (``bench.fit.interrupt``); the checkpoint is written.
     """
+    keep_freed_memory()
     program = Program(members[0], iterations, processes)
     run = Fit(program, list(seeds), program.initial_state(members), attempts=list(attempts or [1] * len(seeds)))
     run.made_with = [dict(made_with or {})]

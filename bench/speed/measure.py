@@ -12,6 +12,7 @@ import torch
 from bench.config import Config, build_method, build_target
 from bench.device import clock
 from bench.fit.compiled import build
+from bench.fit.heap import keep_freed_memory
 from bench.fit.members import initialise
 from bench.fit.program import Program
 from bench.fit.tape import Tape
@@ -38,6 +39,7 @@ class Variant:
 
 def variants(config: Config, device: torch.device, seeds: Sequence[int], modes: Sequence[str]) -> list[Variant]:
     """The plain baseline first, then each mode (``eager``: traced graph; ``compile``) at each number of seeds."""
+    keep_freed_memory()  # as a fit does; the plain step gains as well
     iterations = config.train["iterations"]
     plain_target = build_target(config).to(device)
     single = plain_step(build_method(config, plain_target).to(device), iterations)

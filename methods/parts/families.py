@@ -119,8 +119,12 @@ class Diagonal(SharedCovariance):
 
     def forward(self, z: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
         """x = mu(z) + sigma xi and u = xi / sigma; z [..., k], xi [..., d] -> two [..., d]."""
+        return self.around(self.mean(z), xi)
+
+    def around(self, mean: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward`` for a given mu(z), [..., d]."""
         sigma = self.sigma
-        return self.mean(z) + sigma * xi, xi / sigma
+        return mean + sigma * xi, xi / sigma
 
     def conditional(self, z: Tensor) -> Distribution:
         mean = self.mean(z)

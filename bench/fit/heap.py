@@ -1,0 +1,27 @@
+"""Memory that one step frees is there for the next one.
+
+glibc gives large blocks back to the system as they are freed, and the system clears each page that it hands out again:
+where a step's arrays have a few megabytes, up to a third of its time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+
+KEPT = 512 << 20
+"""Bytes that may stay free at the top of the heap."""
+
+LARGEST = 32 << 20
+"""Arrays of at most so many bytes come from the heap; glibc takes no more."""
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep what is freed; False where it is not glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, KEPT))

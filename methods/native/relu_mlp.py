@@ -1,0 +1,82 @@
+"""Calls of the fused passes over a ReLU network (``relu_mlp.cpp``)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.native import Library
+
+_INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+LIBRARY = Library(
+    "relu_mlp",
+    "the fused pass over a ReLU network",
+    Path(__file__).with_name("relu_mlp.cpp"),
+    headers=(),
+    functions={
+        "sivibench_relu_mlp_forward": [*[_INT64] * 3, *[_POINTER] * 8],
+        "sivibench_relu_mlp_backward": [*[_INT64] * 3, *[_POINTER] * 9],
+    },
+)
+LINE = 16
+"""Hidden values have rows of whole cache lines, in floats."""
+
+
+def hidden_like(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Empty hidden values, [S, n, width rounded up] for each layer but the last."""
+    return [x.new_empty(*x.shape[:-1], -(-w.shape[-2] // LINE) * LINE) for w in weights[:-1]]
+
+
+def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Outputs [S, n, d'] and hidden values; x [S, n, d], weights [S, out, in], biases [S, out]."""
+    x, weights, biases = x.contiguous(), [_dense(w) for w in weights], [_dense(b) for b in biases]
+    hidden, out = hidden_like(x, weights), x.new_empty(*x.shape[:-1], weights[-1].shape[-2])
+    _native().sivibench_relu_mlp_forward(
+        *_sizes(x, weights), _addresses(weights), _strides(weights), _addresses(biases), _strides(biases),
+        x.data_ptr(), _addresses(hidden), out.data_ptr(),
+    )  # fmt: skip
+    return out, hidden
+
+
+def backward(
+    g: Tensor, x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor], wants_x: bool, wants_weights: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients in x, weights and biases from that in the outputs, g [S, n, d']; empty where not wanted."""
+    g, x, weights = g.contiguous(), x.contiguous(), [_dense(w) for w in weights]
+    gx = torch.empty_like(x) if wants_x else x.new_empty(0)
+    of_weights = [g.new_empty(w.shape) for w in weights] if wants_weights else []
+    of_biases = [g.new_empty(w.shape[:-1]) for w in weights] if wants_weights else []
+    _native().sivibench_relu_mlp_backward(
+        *_sizes(x, weights), _addresses(weights), _strides(weights), x.data_ptr(), _addresses(hidden), g.data_ptr(),
+        gx.data_ptr() if wants_x else None, *(_addresses(t) if t else None for t in (of_weights, of_biases)),
+    )  # fmt: skip
+    return gx, of_weights, of_biases
+
+
+def _native() -> ctypes.CDLL:
+    native = LIBRARY.get()
+    assert native is not None, "callers ask mlp_backend() first"
+    return native
+
+
+def _dense(t: Tensor) -> Tensor:
+    """One seed's values without gaps; those of different seeds may lie apart, as in a flat vector of parameters."""
+    return t if t.is_contiguous() or t[0].is_contiguous() else t.contiguous()
+
+
+def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, int, int, ctypes.Array[ctypes.c_int64]]:
+    widths = [x.shape[-1], *(w.shape[-2] for w in weights)]
+    return x.shape[0], x.shape[1], len(weights), (_INT64 * len(widths))(*widths)
+
+
+def _strides(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    return (_INT64 * len(tensors))(*(t.stride(0) for t in tensors))
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (_POINTER * len(tensors))(*(t.data_ptr() for t in tensors))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.errors import UserError
@@ -96,6 +98,41 @@ def test_seeds_have_their_own_weights_and_a_traced_program_holds_one_node_per_pa
     assert not any("bmm" in target for target in targets)
 
 
+@needs_compiler
+def test_many_gradients_of_one_evaluation_are_each_its_own() -> None:
+    """The hidden values are then the same tensor for all of them."""
+    net, x, g = network(3, (20,), 2), normal(6, 3), normal(4, 6, 2)
+    (found,) = vmap(vjp(lambda x: relu_mlp(net, x), x)[1])(g)
+    (expected,) = vmap(vjp(net, x)[1])(g)
+    close(found, expected)
+
+
+@needs_compiler
+def test_parameters_that_are_views_of_one_vector_and_points_with_gaps() -> None:
+    net, S = network(3, (20, 20), 2), 3
+    sizes = [p.numel() for p in net.parameters()]
+    flat, x = 0.3 * normal(S, 1 + sum(sizes)), normal(S, 10, 6)[..., ::2]
+
+    def value(flat: Tensor, x: Tensor, run: nn.Module) -> Tensor:
+        pieces = flat[1:].split(sizes)
+        named = zip(net.named_parameters(), pieces, strict=True)
+        return functional_call(run, {f"net.{k}": v.view(p.shape) for (k, p), v in named}, (x,)).square().sum()
+
+    found = vmap(grad(lambda f, x: value(f, x, Caller(net))))(flat, x)
+    close(found, vmap(grad(lambda f, x: value(f, x, Plain(net))))(flat, x))
+
+
+class Plain(nn.Module):
+    """The network itself, under the same name."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
 class Caller(nn.Module):
     """``relu_mlp`` of a network whose parameters are replaced."""
 
@@ -120,6 +157,19 @@ def test_a_value_that_is_not_finite_shows_where_it_shows_in_torch() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("out", [3, 5])
+def test_an_infinite_value_that_every_unit_rejects_leaves_no_trace(out: int) -> None:
+    """Nor in the lanes that only fill a vector."""
+    net = network(2, (20,), out)
+    with torch.no_grad():
+        net[0].weight[:, 0] = -net[0].weight[:, 0].abs()
+    x = normal(6, 2)
+    x[1, 0] = math.inf
+    assert net(x).isfinite().all()
+    close(relu_mlp(net, x), net(x))
+
+
+@needs_compiler
 def test_second_derivatives_are_refused() -> None:
     net, x = network(2, (8,), 1), normal(4, 2).requires_grad_()
     (gradient,) = torch.autograd.grad(relu_mlp(net, x).sum(), [x], create_graph=True)
@@ -128,13 +178,41 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def test_what_the_passes_do_not_cover_is_left_to_the_network() -> None:
-    """Double precision, other activations and maps without bias: exactly the network's values."""
+    """Double precision, other networks and other shapes: exactly the network's values, or its error."""
     x = normal(5, 3)
     assert torch.equal(relu_mlp(network(3, (8,), 2).double(), x.double()), network(3, (8,), 2).double()(x.double()))
     tanh = mlp(3, (8,), 2, "tanh")
     assert torch.equal(relu_mlp(tanh, x), tanh(x))
     bare = nn.Sequential(nn.Linear(3, 8, bias=False), nn.ReLU(), nn.Linear(8, 2))
     assert torch.equal(relu_mlp(bare, x), bare(x))
+    net = network(3, (8,), 2)
+    closed = nn.Sequential(*net, nn.ReLU())
+    assert torch.equal(relu_mlp(closed, x), closed(x))
+    for odd in (x[0], normal(4, 5, 3), x[:0]):
+        assert torch.equal(relu_mlp(net, odd), net(odd))
+    for wrong in (normal(5, 4), x.double()):
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            relu_mlp(net, wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        relu_mlp(network(3, (8,), 2).double(), x)
+
+
+@needs_compiler
+def test_scratch_memory_is_of_the_size_of_the_network() -> None:
+    """Multinomial regression has critics of thousands of inputs and outputs around hidden layers of 128 units."""
+    code = """
+import resource, torch
+from methods.parts.families import mlp
+from methods.parts.relu_mlp import relu_mlp
+
+net, x = mlp(8000, (64, 64), 8000), torch.randn(32, 8000)
+net(x).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+relu_mlp(net, x).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+    grown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert int(grown.stdout) < 64  # MiB; the parameters are 4
 
 
 @needs_compiler

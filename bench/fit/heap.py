@@ -12,10 +12,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 
 KEPT = 512 << 20
-"""Bytes that may stay free at the top of the heap."""
+"""Bytes that may stay free at the top of the heap.  What is free below it stays anyhow, as without this."""
 
 LARGEST = 32 << 20
-"""Arrays of at most so many bytes come from the heap; glibc takes no more."""
+"""Arrays smaller than this come from the heap: where glibc's own adaptation would end.  Larger ones go back."""
 
 
 def keep_freed_memory() -> bool:

@@ -127,8 +127,8 @@ inline __attribute__((always_inline)) void block(int64_t inner, const T* a, int6
 
 // Never inlined: in a large function gcc would keep the blocks' sums and vectors in memory.
 template <class T, int R, class Op, class Store>
-__attribute__((noinline)) void strip(int64_t vectors, int64_t inner, const T* a, int64_t row, int64_t column, const T* b, int64_t ldb,
-                  int64_t r0, int64_t v0, const Store& put) {
+__attribute__((noinline)) void strip(int64_t vectors, int64_t inner, const T* a, int64_t row, int64_t column,
+                                     const T* b, int64_t ldb, int64_t r0, int64_t v0, const Store& put) {
     if (vectors == 3) block<T, R, 3, Op>(inner, a, row, column, b, ldb, r0, v0, put);
     if (vectors == 2) block<T, R, 2, Op>(inner, a, row, column, b, ldb, r0, v0, put);
     if (vectors == 1) block<T, R, 1, Op>(inner, a, row, column, b, ldb, r0, v0, put);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "products.hpp"
 
@@ -30,8 +31,25 @@ struct Network {
     const int64_t* weight_strides;
 
     const float* weight(int64_t layer, int64_t seed) const { return weights[layer] + seed * weight_strides[layer]; }
-    int64_t widest() const { return line(*std::max_element(widths, widths + layers + 1)); }
+    int64_t widest_hidden() const {
+        int64_t widest = LINE;
+        for (int64_t i = 1; i < layers; ++i) widest = std::max(widest, line(widths[i]));
+        return widest;
+    }
+    // floats for a layer's bias and its weights in rows of whole lines, whichever way round
+    int64_t packed_size(int64_t layer) const {
+        return line(widths[layer + 1]) + line(widths[layer]) * line(widths[layer + 1]);
+    }
 };
+
+// Where each layer's packed parameters lie.
+inline void place(const Network& net, Buffer<float>& buffer, std::vector<float*>& packed) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < net.layers; ++i) total += net.packed_size(i);
+    float* at = room(buffer, total);
+    packed.clear();
+    for (int64_t i = 0; i < net.layers; at += net.packed_size(i++)) packed.push_back(at);
+}
 
 // Rows of `n` values as rows of whole lines; what is added is 0.
 inline void widen(int64_t rows, int64_t n, const float* from, float* to) {
@@ -99,15 +117,19 @@ inline void sum_outer(bool fresh, int64_t rows, int64_t n_g, const float* g, int
                    });
 }
 
-// put(r, j, sum over k of a[r, k] b[j, k]), j < n <= NARROW: rows of a and b are whole vectors, 0 where they are padded
+// put(r, j, sum over k < inner of a[r, k] b[j, k]), j < n <= NARROW; rows of a and b are whole vectors
 template <class Put>
 void dots(int64_t rows, int64_t inner, const float* a, int64_t lda, int64_t n, const float* b, int64_t ldb,
           const Put& put) {
     const int64_t vectors = padded<float>(inner) / LANES;
+    const Vector<float> zero = {};
+    Vector<float> lane, own = zero + static_cast<float>(inner - (vectors - 1) * LANES);  // of the last vector
+    for (int l = 0; l < LANES; ++l) lane[l] = static_cast<float>(l);
     for (int64_t r = 0; r < rows; ++r, a += lda) {
         Vector<float> sum[NARROW] = {};
         for (int64_t v = 0; v < vectors; ++v) {
-            const Vector<float> ar = load(a + v * LANES);
+            Vector<float> ar = load(a + v * LANES);
+            if (v == vectors - 1) ar = lane < own ? ar : zero;  // beside an infinite value the padding is NaN
             for (int64_t j = 0; j < n; ++j) sum[j] += ar * load(b + j * ldb + v * LANES);
         }
         for (int64_t j = 0; j < n; ++j) put(r, j, sum_of<float>(sum[j]));
@@ -116,6 +138,7 @@ void dots(int64_t rows, int64_t inner, const float* a, int64_t lda, int64_t n, c
 
 struct Work {
     Buffer<float> packed, inputs, here, there, turned;
+    std::vector<float*> layers;
 };
 
 }  // namespace
@@ -128,39 +151,39 @@ int sivibench_relu_mlp_forward(int64_t seeds, int64_t n, int64_t layers, const i
                                const int64_t* bias_strides, const float* x, float* const* hidden, float* out) {
     static thread_local Work work;
     const Network net{layers, widths, weights, weight_strides};
-    const int64_t widest = net.widest(), last = layers - 1;
+    const int64_t last = layers - 1;
     const bool narrow = layers > 1 && widths[layers] <= NARROW;
-    float* packed = room(work.packed, layers * (widest + 1) * widest);  // per layer the bias, then the weights
+    place(net, work.packed, work.layers);
     for (int64_t seed = 0; seed < seeds; ++seed) {
         for (int64_t i = 0; i < layers; ++i) {
-            float* own = packed + i * (widest + 1) * widest;
-            widen(1, widths[i + 1], biases[i] + seed * bias_strides[i], own);
+            float *bias = work.layers[i], *own = bias + line(widths[i + 1]);
+            widen(1, widths[i + 1], biases[i] + seed * bias_strides[i], bias);
             if (i == last && narrow)
-                widen(widths[i + 1], widths[i], net.weight(i, seed), own + widest);
+                widen(widths[i + 1], widths[i], net.weight(i, seed), own);
             else
-                transpose(widths[i + 1], widths[i], net.weight(i, seed), own + widest);
+                transpose(widths[i + 1], widths[i], net.weight(i, seed), own);
         }
         for (int64_t start = 0; start < n; start += STRIP) {
             const int64_t rows = std::min(STRIP, n - start), first = seed * n + start;
             const float* from = x + first * widths[0];
             int64_t ld = widths[0];
             for (int64_t i = 0; i < layers; ++i) {
-                const float* bias = packed + i * (widest + 1) * widest;
                 const int64_t width = widths[i + 1], next = line(width);
+                const float *bias = work.layers[i], *own = bias + next;
                 if (i == last && narrow) {
                     float* to = out + first * width;
-                    dots(rows, widths[i], from, ld, width, bias + widest, line(widths[i]),
+                    dots(rows, widths[i], from, ld, width, own, line(widths[i]),
                          [&](int64_t r, int64_t j, float sum) { to[r * width + j] = sum + bias[j]; });
                 } else if (i == last) {
                     float* to = out + first * width;
-                    product<float>(rows, padded<float>(width) / LANES, widths[i], from, ld, 1, bias + widest, next,
+                    product<float>(rows, padded<float>(width) / LANES, widths[i], from, ld, 1, own, next,
                                    [&](int64_t r, int64_t v, const Vector<float>& sum) {
                                        store_part(to + r * width, v, width, sum + load(bias + v * LANES));
                                    });
                 } else {
                     float* to = hidden[i] + first * next;
                     const Vector<float> zero = {};
-                    product<float>(rows, next / LANES, widths[i], from, ld, 1, bias + widest, next,
+                    product<float>(rows, next / LANES, widths[i], from, ld, 1, own, next,
                                    [&](int64_t r, int64_t v, const Vector<float>& sum) {
                                        const Vector<float> value = sum + load(bias + v * LANES);
                                        store(to + r * next + v * LANES, value < zero ? zero : value);  // NaN stays
@@ -181,18 +204,18 @@ int sivibench_relu_mlp_backward(int64_t seeds, int64_t n, int64_t layers, const 
                                 float* const* bias_gradients) {
     static thread_local Work work;
     const Network net{layers, widths, weights, weight_strides};
-    const int64_t widest = net.widest();
+    const int64_t widest = net.widest_hidden();
     const bool narrow = gx && layers > 1 && widths[0] <= NARROW;
-    float* packed = room(work.packed, layers * widest * widest);
+    place(net, work.packed, work.layers);
     float* inputs = room(work.inputs, STRIP * line(widths[0]));
     float* spare[2] = {room(work.here, STRIP * widest), room(work.there, STRIP * widest)};
     float* turned = room(work.turned, widths[0] * widths[1]);
     for (int64_t seed = 0; seed < seeds; ++seed) {
         for (int64_t i = 0; i < layers; ++i)
             if (i == 0 && narrow)
-                transpose(widths[1], widths[0], net.weight(0, seed), packed);
+                transpose(widths[1], widths[0], net.weight(0, seed), work.layers[0]);
             else if (i > 0 || gx)
-                widen(widths[i + 1], widths[i], net.weight(i, seed), packed + i * widest * widest);
+                widen(widths[i + 1], widths[i], net.weight(i, seed), work.layers[i]);
         for (int64_t start = 0; start < n; start += STRIP) {
             const int64_t rows = std::min(STRIP, n - start), first = seed * n + start;
             const float* own_x = x + first * widths[0];
@@ -215,10 +238,10 @@ int sivibench_relu_mlp_backward(int64_t seeds, int64_t n, int64_t layers, const 
                     }
                 }
                 if (i == 0 && !gx) break;
-                const float* own = packed + i * widest * widest;
+                const float* own = work.layers[i];
                 if (i == 0 && narrow) {
                     float* to = gx + first * inner;
-                    dots(rows, width, to_out, ld, inner, packed, line(width),
+                    dots(rows, width, to_out, ld, inner, own, line(width),
                          [&](int64_t r, int64_t j, float sum) { to[r * inner + j] = sum; });
                 } else if (i == 0) {
                     float* to = gx + first * inner;

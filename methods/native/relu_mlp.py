@@ -47,7 +47,12 @@ def backward(
     g: Tensor, x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor], wants_x: bool, wants_weights: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients in x, weights and biases from that in the outputs, g [S, n, d']; empty where not wanted."""
-    g, x, weights = g.contiguous(), x.contiguous(), [_dense(w) for w in weights]
+    g, x, hidden, weights = (
+        g.contiguous(),
+        x.contiguous(),
+        [h.contiguous() for h in hidden],
+        [_dense(w) for w in weights],
+    )
     gx = torch.empty_like(x) if wants_x else x.new_empty(0)
     of_weights = [g.new_empty(w.shape) for w in weights] if wants_weights else []
     of_biases = [g.new_empty(w.shape[:-1]) for w in weights] if wants_weights else []

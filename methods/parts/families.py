@@ -26,7 +26,7 @@ def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, activation: Activation =
 
 def relu_layers(net: nn.Module) -> list[nn.Linear] | None:
     """The linear maps of a network that is linear maps with ReLUs between them; None for any other."""
-    if not isinstance(net, nn.Sequential):
+    if not isinstance(net, nn.Sequential) or len(net) % 2 == 0:
         return None
     linear, between = list(net)[::2], list(net)[1::2]
     if not all(isinstance(m, nn.Linear) for m in linear) or not all(isinstance(m, nn.ReLU) for m in between):

@@ -3,7 +3,7 @@
 Autograd writes every elementwise step of a layer to memory and reads it back, and a product with two or three columns
 costs as much as one with thirty.  The fused C++ passes (``methods.native.relu_mlp``; CPU, float32) apply bias, ReLU and
 gate while a value is in a register, and give the same numbers as the network itself to float rounding.  They work under
-``vmap``, ``grad``, ``make_fx`` and ``torch.compile``, where each is a single opaque node.
+``vmap``, ``grad`` and ``make_fx``, in whose graph, compiled or not, each is a single opaque node.
 """
 
 from __future__ import annotations
@@ -22,18 +22,25 @@ def relu_mlp(net: nn.Module, x: Tensor) -> Tensor:
     """``net(x)``, by the fused passes where they apply; [n, d] -> [n, d'].
 
     Args:
-        net: any network; only linear maps with ReLUs between them have fused passes.
-        x: [n, d].
+        net: any network; the fused passes are for linear maps with biases and ReLUs between them.
+        x: [n, d]; they are for [n, d] of the network's precision and device, n > 0.
 
     Raises:
         NotImplementedError: when the gradient of the fused passes is itself differentiated.
     """
     linear = relu_layers(net)
-    if linear is None or any(m.bias is None for m in linear) or mlp_backend(x.device, x.dtype) == "torch":
+    if linear is None or not _applies(linear, x):
         out: Tensor = net(x)
         return out
-    parameters = [m.weight for m in linear] + [m.bias for m in linear]
-    return _ReluMLP.apply(x, *parameters)[0]
+    return _ReluMLP.apply(x, *(m.weight for m in linear), *(m.bias for m in linear))[0]
+
+
+def _applies(linear: list[nn.Linear], x: Tensor) -> bool:
+    """Native code reads bare memory: what it would misread is left to torch, which knows it or refuses it."""
+    if any(m.bias is None for m in linear) or x.dim() != 2 or 0 in x.shape or x.shape[1] != linear[0].in_features:
+        return False
+    tensors = [x, *(p for m in linear for p in (m.weight, m.bias))]
+    return all(mlp_backend(t.device, t.dtype) == "fused" for t in tensors)
 
 
 def mlp_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Literal["fused", "torch"]:
@@ -99,6 +106,7 @@ class _ReluMLP(torch.autograd.Function):
         x, weights, _ = _split(list(inputs))
         _, *hidden = output
         ctx.mark_non_differentiable(*hidden)
+        ctx.set_materialize_grads(False)  # of hidden values there are none
         ctx.save_for_backward(x, *weights, *hidden)
 
     @staticmethod

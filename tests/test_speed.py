@@ -23,6 +23,7 @@ from bench.speed.render import markdown
 from methods.base import Clock
 from methods.baselines.ksivi import discrepancy
 from methods.parts.stein import stein_discrepancy
+from methods.sivism import SIVISM
 from toy_gaussian import Gaussian
 
 # Methods for networks on images have a command of their own (tests/test_speed_full_size.py).
@@ -200,3 +201,9 @@ def test_the_peak_of_a_run_is_not_that_of_the_process_before_it(tmp_path):
     quick = ["train.iterations=1", "eval.metrics=[]", "eval.curve_points=0", "device=cpu", f"paths.results={tmp_path}"]
     (record,) = execute(compose(["method=meanfield", "target=banana", "seeds=1", *quick]))
     assert 50e6 < record["cost"]["peak_bytes"] < before - 1e8
+
+
+def test_the_plain_step_uses_none_of_the_native_passes(monkeypatch):
+    """What a method's own loss would take of them, it computes by torch."""
+    monkeypatch.setattr("methods.native.relu_mlp.forward", lambda *_: pytest.fail("a C++ pass in the plain step"))
+    plain_step(SIVISM(Gaussian(), batch=16), 1000)()

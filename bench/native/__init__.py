@@ -20,7 +20,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ FAST_MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-
 FLAGS = ["-std=c++17", "-O3", "-march=native", *FAST_MATH.split(), "-fopenmp-simd", "-shared", "-fPIC"]
 
 log = logging.getLogger("sivibench")
+
+_switched_off = False
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Inside, no library is to be had, as with SIVIBENCH_FUSED=0."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before
 
 
 class BuildFailed(Exception):
@@ -129,7 +143,7 @@ class Library:
             UserError: ``SIVIBENCH_FUSED=1`` and it cannot be built.
         """
         wish = os.environ.get("SIVIBENCH_FUSED", "")
-        if wish == "0":
+        if wish == "0" or _switched_off:
             return None
         if self._loaded is None:
             self._loaded = self._load()

@@ -1,9 +1,10 @@
 """The baseline: one seed at a time, ordinary autograd and ``torch.optim``, as a published script trains.
 
-Each player's loss is differentiated with respect to every parameter (the scripts do not detach the other networks) and
-its own optimiser steps.  Where a component registers a ``baseline`` under its name, that function replaces what the
-suite does cleverly: for a method ``(method, player, noise, clock) -> loss``, for a target ``(target, x) -> score``.
-A player without a loss is updated as it says; carried buffers take the values that a loss returns beside its own.
+Each player's loss is differentiated with respect to every parameter (the scripts do not detach the other networks)
+and its own optimiser steps. Where a component registers a ``baseline`` under its name, that function replaces what
+the suite does cleverly: for a method ``(method, player, noise, clock) -> loss``, for a target ``(target, x) ->
+score``. None of the C++ passes is used. A player without a loss is updated as it says; carried buffers take the
+values that a loss returns beside its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from bench.native import switched_off
 from bench.noise import DirectNoise, generator
 from bench.registry import Entry, entries, import_modules
 from methods.base import Clock, Method, Noise, Player
@@ -46,8 +48,9 @@ def plain_step(method: Method, iterations: int, seed: int = 0) -> Callable[[], N
     def step() -> None:
         nonlocal done
         clock = Clock(torch.tensor(float(done)), iterations)
-        for move in moves:
-            move(clock)
+        with switched_off():
+            for move in moves:
+                move(clock)
         done += 1
 
     return step

@@ -209,7 +209,5 @@ class SIVISMTrick(SIVISM):
     def f(self, x: Tensor, score: Tensor, clock: Clock) -> Tensor:
         """f_psi(x) + c_t s_p(x)."""
         t = clock.step - self.warm_start - self.critic_warm
-        return (
-            relu_mlp(self.critic, x)
-            + torch.pow(self.trick_rate, -torch.floor(t / self.trick_every).clamp(min=0)) * score
-        )
+        c = torch.pow(self.trick_rate, -torch.floor(t / self.trick_every).clamp(min=0))
+        return super().f(x, score, clock) + c * score

@@ -1,7 +1,7 @@
 """Memory that one step frees is there for the next one.
 
-glibc gives large blocks back to the system as they are freed, and the system clears each page that it hands out again:
-where a step's arrays have a few megabytes, up to a third of its time.
+glibc gives large blocks back to the system as they are freed, and the system clears each page that it hands out again,
+which takes time where a step's arrays have a few megabytes.
 """
 
 from __future__ import annotations

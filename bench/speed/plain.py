@@ -1,9 +1,9 @@
 """The baseline: one seed at a time, ordinary autograd and ``torch.optim``, as a published script trains.
 
 Each player's loss is differentiated with respect to every parameter (the scripts do not detach the other networks)
-and its own optimiser steps. Where a component registers a ``baseline`` under its name, that function replaces what
+and its own optimiser steps.  Where a component registers a ``baseline`` under its name, that function replaces what
 the suite does cleverly: for a method ``(method, player, noise, clock) -> loss``, for a target ``(target, x) ->
-score``. None of the C++ passes is used. A player without a loss is updated as it says; carried buffers take the
+score``.  None of the C++ passes is used.  A player without a loss is updated as it says; carried buffers take the
 values that a loss returns beside its own.
 """
 

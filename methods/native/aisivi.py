@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.native import Library
+from methods.native.batched import addresses
 
 _INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -43,12 +44,8 @@ def estimate(
     inner, n, k = eps.shape
     hidden = len(couplings[0][2])  # of its bias
     native.sivibench_aisivi(
-        n, inner, k, x.shape[1], len(couplings), hidden, _addresses(parameters), len(weights),
-        (_INT64 * len(widths))(*widths), _addresses(weights), _addresses(biases),
+        n, inner, k, x.shape[1], len(couplings), hidden, addresses(parameters), len(weights),
+        (_INT64 * len(widths))(*widths), addresses(weights), addresses(biases),
         *(t.data_ptr() for t in (sigma, x, eps, out)),
     )  # fmt: skip
     return out
-
-
-def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (_POINTER * len(tensors))(*(t.data_ptr() for t in tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def matrices(*tensors: Tensor) -> list[Tensor]:
     """Arguments [..., n, d] as contiguous [S, n, d], leading dimensions broadcast: native code reads bare memory."""
     seeds = leading(*tensors)
     return [t.expand(*seeds, *t.shape[-2:]).reshape(-1, *t.shape[-2:]).contiguous() for t in tensors]
+
+
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where the values of each lie, as a C array."""
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
 
 
 def require_one_dtype(**tensors: Tensor) -> None:

@@ -1,6 +1,7 @@
 // A ReLU network over a batch of rows and its gradients, one seed after the other on one CPU core, float32: the
 // activations of a strip of rows stay in a core's cache, and the biases and gates are applied while they are made.
 // Matrices are row-major with features along the vectors; hidden values have rows of whole vectors of LINE floats.
+// (relu_network.hpp has the rows along the vectors and keeps no hidden values: for networks that are only evaluated.)
 // Plain C interface: compiled on first use (bench.native).
 #include <algorithm>
 #include <cstdint>
@@ -207,7 +208,7 @@ int sivibench_relu_mlp_backward(int64_t seeds, int64_t n, int64_t layers, const 
     const int64_t widest = net.widest_hidden();
     const bool narrow = gx && layers > 1 && widths[0] <= NARROW;
     place(net, work.packed, work.layers);
-    float* inputs = room(work.inputs, STRIP * line(widths[0]));
+    float* inputs = layers > 1 ? nullptr : room(work.inputs, STRIP * line(widths[0]));
     float* spare[2] = {room(work.here, STRIP * widest), room(work.there, STRIP * widest)};
     float* turned = room(work.turned, widths[0] * widths[1]);
     for (int64_t seed = 0; seed < seeds; ++seed) {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.native import Library
+from methods.native.batched import addresses
 
 _INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -37,8 +38,8 @@ def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> t
     x, weights, biases = x.contiguous(), [_dense(w) for w in weights], [_dense(b) for b in biases]
     hidden, out = hidden_like(x, weights), x.new_empty(*x.shape[:-1], weights[-1].shape[-2])
     _native().sivibench_relu_mlp_forward(
-        *_sizes(x, weights), _addresses(weights), _strides(weights), _addresses(biases), _strides(biases),
-        x.data_ptr(), _addresses(hidden), out.data_ptr(),
+        *_sizes(x, weights), addresses(weights), _strides(weights), addresses(biases), _strides(biases),
+        x.data_ptr(), addresses(hidden), out.data_ptr(),
     )  # fmt: skip
     return out, hidden
 
@@ -47,18 +48,14 @@ def backward(
     g: Tensor, x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor], wants_x: bool, wants_weights: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients in x, weights and biases from that in the outputs, g [S, n, d']; empty where not wanted."""
-    g, x, hidden, weights = (
-        g.contiguous(),
-        x.contiguous(),
-        [h.contiguous() for h in hidden],
-        [_dense(w) for w in weights],
-    )
+    g, x, hidden = g.contiguous(), x.contiguous(), [h.contiguous() for h in hidden]
+    weights = [_dense(w) for w in weights]
     gx = torch.empty_like(x) if wants_x else x.new_empty(0)
     of_weights = [g.new_empty(w.shape) for w in weights] if wants_weights else []
     of_biases = [g.new_empty(w.shape[:-1]) for w in weights] if wants_weights else []
     _native().sivibench_relu_mlp_backward(
-        *_sizes(x, weights), _addresses(weights), _strides(weights), x.data_ptr(), _addresses(hidden), g.data_ptr(),
-        gx.data_ptr() if wants_x else None, *(_addresses(t) if t else None for t in (of_weights, of_biases)),
+        *_sizes(x, weights), addresses(weights), _strides(weights), x.data_ptr(), addresses(hidden), g.data_ptr(),
+        gx.data_ptr() if wants_x else None, *(addresses(t) if t else None for t in (of_weights, of_biases)),
     )  # fmt: skip
     return gx, of_weights, of_biases
 
@@ -81,7 +78,3 @@ def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, int, int, ctypes.
 
 def _strides(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
     return (_INT64 * len(tensors))(*(t.stride(0) for t in tensors))
-
-
-def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (_POINTER * len(tensors))(*(t.data_ptr() for t in tensors))

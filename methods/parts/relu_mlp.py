@@ -1,7 +1,7 @@
 """A ReLU network as one operation with its gradients, for losses that differentiate it once.
 
-Autograd writes every elementwise step of a layer to memory and reads it back, and a product with two or three columns
-costs as much as one with thirty.  The fused C++ passes (``methods.native.relu_mlp``; CPU, float32) apply bias, ReLU and
+Autograd writes every elementwise step of a layer to memory and reads it back, and a general product is made for more
+than two or three columns.  The fused C++ passes (``methods.native.relu_mlp``; CPU, float32) apply bias, ReLU and
 gate while a value is in a register, and give the same numbers as the network itself to float rounding.  They work under
 ``vmap``, ``grad`` and ``make_fx``, in whose graph, compiled or not, each is a single opaque node.
 """

@@ -7,14 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bench.checks import require_fraction, require_positive, require_share
 from bench.registry import register
 from methods.base import Clock, Noise, Player
-from methods.parts import hmc
 from methods.parts.families import Diagonal, SemiImplicitMethod, anneal
 from methods.parts.optim import Blocks, RMSprop, staircase
+from methods.parts.reverse_chains import average_mean, chains_backend
 from targets.base import Target
 
 SD_FLOOR = 1e-5
@@ -109,6 +108,10 @@ class UIVI(SemiImplicitMethod):
         self.accept, self.anneal = accept, anneal
         self.lr, self.lr_sd, self.schedule = lr, lr_sd, staircase(decay, decay_every)
 
+    def operations(self) -> dict[str, str]:
+        z = self.q.sd.new_empty(1, self.q.noise_dim)
+        return {"reverse_chains": chains_backend(self.q.mean, z)}
+
     def players(self) -> Sequence[Player]:
         rule = RMSprop(self.lr, 0.9, 1.0, from_first=True)
         factors = tuple(
@@ -132,23 +135,8 @@ class UIVI(SemiImplicitMethod):
 
     def score_q(self, x: Tensor, z: Tensor, step_size: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Estimate of grad log q at x [n, d] from chains started at the generating z [n, k]; and the new step size."""
-        net = {name: p.detach() for name, p in self.q.mean.named_parameters()}
-        sigma = self.q.sigma.detach()
-
-        def mean(z: Tensor) -> Tensor:
-            out: Tensor = functional_call(self.q.mean, net, (z,))
-            return out
-
-        def reverse(z: Tensor) -> Tensor:
-            """log q(z) + log q(x | z), up to a constant."""
-            return -0.5 * (z.square().sum(-1) + ((x - mean(z)) / sigma).square().sum(-1))
-
-        chain = hmc.start(reverse, z)
-        for _ in range(self.burn_in):
-            chain, accept = hmc.transition(reverse, chain, step_size, noise, self.leapfrog)
-            step_size = hmc.adapted(step_size, accept, target=self.accept)
-        total = torch.zeros_like(x)
-        for _ in range(self.samples):
-            chain, _ = hmc.transition(reverse, chain, step_size, noise, self.leapfrog)
-            total = total + (mean(chain.z) - x) / sigma.square()
-        return total / self.samples, step_size
+        mean, step_size = average_mean(
+            self.q.mean, self.q.sigma, x, z, step_size, noise,
+            burn_in=self.burn_in, samples=self.samples, leapfrog=self.leapfrog, accept=self.accept,
+        )  # fmt: skip
+        return (mean - x) / self.q.sigma.detach().square(), step_size

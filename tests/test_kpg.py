@@ -74,18 +74,31 @@ def test_gradient_equals_the_plain_autograd_version(method):
             assert (a - b).norm() <= 2e-4 * b.norm() + 1e-7
 
 
-def test_uivi_equals_its_plain_version(monkeypatch):
+@pytest.mark.parametrize("fused", ["0", "1"])
+def test_uivi_equals_its_plain_version(fused, monkeypatch):
     """At steps that are taken: with none accepted both sides would be the start's score.  The plain one adapts none."""
     accepted = []
-    monkeypatch.setattr(hmc, "adapted", lambda step, accept, target: accepted.append(float(accept.mean())) or step)
+    transition = hmc.transition
+
+    def seen(*arguments):
+        chain, accept = transition(*arguments)
+        accepted.append(float(accept.mean()))
+        return chain, accept
+
+    monkeypatch.setenv("SIVIBENCH_FUSED", "0")
+    monkeypatch.setattr(hmc, "RATE", 0.0)
+    monkeypatch.setattr(hmc, "transition", seen)
     method = shaken(UIVI(Gaussian(), outer=8, step_size=0.01))
     (player,) = method.players()
     owned = list(method.q.parameters())
     with torch.no_grad():
         method.step_size.fill_(0.01)
     ours = player.loss(noise("plain"), clock())[0]
-    theirs = baselines()["uivi"].obj(method, player, noise("plain"), clock())
     assert min(accepted) > 0.5
+    if fused == "1":
+        monkeypatch.delenv("SIVIBENCH_FUSED")
+        ours = player.loss(noise("plain"), clock())[0]
+    theirs = baselines()["uivi"].obj(method, player, noise("plain"), clock())
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for a, b in zip(torch.autograd.grad(ours, owned), torch.autograd.grad(theirs, owned), strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()

@@ -11,17 +11,16 @@ from torch import Tensor
 
 from bench.native import Library
 from methods.native.batched import addresses
-
-_INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
+from methods.native.relu_layers import NETWORK, POINTER, WEIGHTS, dense, network_arguments
 
 LIBRARY = Library(
     "relu_mlp",
     "the fused pass over a ReLU network",
     Path(__file__).with_name("relu_mlp.cpp"),
-    headers=(),
+    headers=("relu_layers.hpp",),
     functions={
-        "sivibench_relu_mlp_forward": [*[_INT64] * 3, *[_POINTER] * 8],
-        "sivibench_relu_mlp_backward": [*[_INT64] * 3, *[_POINTER] * 9],
+        "sivibench_relu_mlp_forward": [*NETWORK, *[POINTER] * 3],
+        "sivibench_relu_mlp_backward": [*WEIGHTS, *[POINTER] * 6],
     },
 )
 LINE = 16
@@ -35,12 +34,11 @@ def hidden_like(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Outputs [S, n, d'] and hidden values; x [S, n, d], weights [S, out, in], biases [S, out]."""
-    x, weights, biases = x.contiguous(), [_dense(w) for w in weights], [_dense(b) for b in biases]
+    x, weights, biases = x.contiguous(), dense(weights), dense(biases)
     hidden, out = hidden_like(x, weights), x.new_empty(*x.shape[:-1], weights[-1].shape[-2])
     _native().sivibench_relu_mlp_forward(
-        *_sizes(x, weights), addresses(weights), _strides(weights), addresses(biases), _strides(biases),
-        x.data_ptr(), addresses(hidden), out.data_ptr(),
-    )  # fmt: skip
+        *network_arguments(x, weights, biases), x.data_ptr(), addresses(hidden), out.data_ptr()
+    )
     return out, hidden
 
 
@@ -49,12 +47,12 @@ def backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients in x, weights and biases from that in the outputs, g [S, n, d']; empty where not wanted."""
     g, x, hidden = g.contiguous(), x.contiguous(), [h.contiguous() for h in hidden]
-    weights = [_dense(w) for w in weights]
+    weights = dense(weights)
     gx = torch.empty_like(x) if wants_x else x.new_empty(0)
     of_weights = [g.new_empty(w.shape) for w in weights] if wants_weights else []
     of_biases = [g.new_empty(w.shape[:-1]) for w in weights] if wants_weights else []
     _native().sivibench_relu_mlp_backward(
-        *_sizes(x, weights), addresses(weights), _strides(weights), x.data_ptr(), addresses(hidden), g.data_ptr(),
+        *network_arguments(x, weights), x.data_ptr(), addresses(hidden), g.data_ptr(),
         gx.data_ptr() if wants_x else None, *(addresses(t) if t else None for t in (of_weights, of_biases)),
     )  # fmt: skip
     return gx, of_weights, of_biases
@@ -64,17 +62,3 @@ def _native() -> ctypes.CDLL:
     native = LIBRARY.get()
     assert native is not None, "callers ask mlp_backend() first"
     return native
-
-
-def _dense(t: Tensor) -> Tensor:
-    """One seed's values without gaps; those of different seeds may lie apart, as in a flat vector of parameters."""
-    return t if t.is_contiguous() or t[0].is_contiguous() else t.contiguous()
-
-
-def _sizes(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, int, int, ctypes.Array[ctypes.c_int64]]:
-    widths = [x.shape[-1], *(w.shape[-2] for w in weights)]
-    return x.shape[0], x.shape[1], len(weights), (_INT64 * len(widths))(*widths)
-
-
-def _strides(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
-    return (_INT64 * len(tensors))(*(t.stride(0) for t in tensors))

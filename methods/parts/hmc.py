@@ -63,6 +63,10 @@ def transition(density: Density, chain: Chain, step: Tensor, noise: Noise, leapf
     return kept, accept
 
 
-def adapted(step: Tensor, accept: Tensor, *, target: float = 0.9, rate: float = 0.01) -> Tensor:
-    """step + rate (a - target) / target step with a the mean acceptance probability: UIVI's rule (its code)."""
-    return step + rate * (accept.mean() - target) / target * step
+RATE = 0.01
+"""Of the adaptation, as in UIVI's code."""
+
+
+def adapted(step: Tensor, accept: Tensor, *, target: float = 0.9) -> Tensor:
+    """step + RATE (a - target) / target step with a the mean acceptance probability: UIVI's rule (its code)."""
+    return step + RATE * (accept.mean() - target) / target * step

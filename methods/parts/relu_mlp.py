@@ -28,19 +28,25 @@ def relu_mlp(net: nn.Module, x: Tensor) -> Tensor:
     Raises:
         NotImplementedError: when the gradient of the fused passes is itself differentiated.
     """
-    linear = relu_layers(net)
-    if linear is None or not _applies(linear, x):
+    linear = native_layers(net, x)
+    if linear is None or mlp_backend() != "fused":
         out: Tensor = net(x)
         return out
     return _ReluMLP.apply(x, *(m.weight for m in linear), *(m.bias for m in linear))[0]
 
 
-def _applies(linear: list[nn.Linear], x: Tensor) -> bool:
-    """Native code reads bare memory: what it would misread is left to torch, which knows it or refuses it."""
-    if any(m.bias is None for m in linear) or x.dim() != 2 or 0 in x.shape or x.shape[1] != linear[0].in_features:
-        return False
+def native_layers(net: nn.Module, x: Tensor) -> list[nn.Linear] | None:
+    """The linear maps of a ReLU network that native code (CPU, float32) may read, with inputs x [n, d]; else None.
+
+    It reads bare memory: what it would misread is left to torch, which knows it or refuses it.
+    """
+    linear = relu_layers(net)
+    if linear is None or any(m.bias is None for m in linear):
+        return None
+    if x.dim() != 2 or 0 in x.shape or x.shape[1] != linear[0].in_features:
+        return None
     tensors = [x, *(p for m in linear for p in (m.weight, m.bias))]
-    return all(mlp_backend(t.device, t.dtype) == "fused" for t in tensors)
+    return linear if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) else None
 
 
 def mlp_backend(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Literal["fused", "torch"]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from bench.registry import register
 from methods.base import Noise
 from methods.parts.uniform_mixing import PathGradientMethod, gaussian_mixture_score, merge, pieces
+from methods.parts.unit_mixture import mixture_backend, unit_mixture_score
 from targets.base import Target
 
 PAIRS = 2**20
-"""Largest number of (draw, component) pairs held at once, per seed; affects memory only."""
+"""Largest number of (draw, component) pairs held at once, per seed; affects memory only.  The fused pass holds none."""
 
 
 @register("method", "bsivi", source="Pielok, Bischl & Ruegamer, ICML 2025, arXiv:2506.03839; settings of its code")
@@ -52,11 +54,18 @@ class BSIVI(PathGradientMethod):
             lr=lr, decay=decay, decay_every=decay_every,
         )  # fmt: skip
 
+    def operations(self) -> dict[str, str]:
+        return {"mixture_score": mixture_backend(self.q.rho)}
+
     def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
         """grad_x log (1/k) sum_i q(x | z_i), z_i the batch's own z and fresh draws; x [n, d], z [n, k] -> [n, d]."""
         sigma, zero = self.q.sigma, x.new_zeros(1, 1)
+        sizes = pieces(max(0, self.inner - len(x)), PAIRS // len(x))
+        if mixture_backend(x) == "fused":
+            means = torch.cat([self.q.mean(z), *(self.q.mean(self.q.mixing(size, noise)) for size in sizes)])
+            return unit_mixture_score(x / sigma, means / sigma) / sigma
         total = gaussian_mixture_score(x, self.q.mean(z), sigma, zero)
-        for size in pieces(max(0, self.inner - len(x)), PAIRS // len(x)):
+        for size in sizes:
             means = self.q.mean(self.q.mixing(size, noise))
             total = merge(total, gaussian_mixture_score(x, means, sigma, zero))
         return total[1]

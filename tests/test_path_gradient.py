@@ -23,6 +23,7 @@ from methods.bsivi import BSIVI
 from methods.native.seedwise import seedwise
 from methods.parts.conditional_flow import ConditionalRealNVP
 from methods.parts.uniform_mixing import gaussian_mixture_score, merge, pieces
+from methods.parts.unit_mixture import mixture_backend
 from toy_gaussian import Gaussian
 
 WIDTH = torch.tensor([2.0, 1.5])
@@ -187,6 +188,19 @@ def test_pieces_of_any_size_give_the_same_score(cls, module, limit, monkeypatch)
             found.append(method.mixture_score(x, z, Replay(flat["normal"], flat["uniform"])))
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_fused_score_of_bsivi_is_that_of_torch(monkeypatch):
+    """From the same draws; which implementation was taken is in the record."""
+    method = box(BSIVI, batch=8, inner=3000)
+    x, z = draws(method, 8)
+    monkeypatch.setattr(methods.bsivi, "PAIRS", 8 * 1000)
+    assert method.operations() == {"mixture_score": mixture_backend(x)}
+    found = method.mixture_score(x, z, noise("inner"))
+    monkeypatch.setenv("SIVIBENCH_FUSED", "0")
+    torch.testing.assert_close(found, method.mixture_score(x, z, noise("inner")), rtol=1e-4, atol=1e-4)
+    assert method.operations() == {"mixture_score": "torch"}
 
 
 @torch.no_grad()

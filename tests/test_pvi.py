@@ -94,7 +94,9 @@ class TestMixture:
 
 
 @pytest.mark.skipif(mixture_backend(torch.zeros(1)) != "fused", reason="no C++ compiler for the fused pass")
-@pytest.mark.parametrize("n, M, d", [(1, 1, 2), (130, 9, 1), (64, 100, 2), (200, 33, 3), (77, 20, 7), (70, 12, 65)])
+@pytest.mark.parametrize(
+    "n, M, d", [(1, 1, 2), (130, 9, 1), (64, 100, 2), (200, 33, 3), (77, 20, 7), (70, 12, 65), (97, 700, 4)]
+)
 def test_the_fused_score_of_a_mixture_equals_the_formula(n, M, d):
     x, centres = (torch.stack([noise(d, s, m).normal(m, d) for s in range(3)]) for m in (n, M))
     x, centres = (4 * x).float(), centres.float()
@@ -102,6 +104,19 @@ def test_the_fused_score_of_a_mixture_equals_the_formula(n, M, d):
     found = torch.func.vmap(unit_mixture_score)(x, centres)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), unit_mixture_score(x.double(), centres.double()), rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("order", ["falling", "rising", "one far tile"])
+def test_components_may_come_in_any_order(order):
+    """The fused pass meets them in tiles: the nearest one first, last, or where the others' distances overflow."""
+    centres = torch.linspace(0.0, 30.0, 1000).unsqueeze(1).expand(-1, 3).clone()
+    centres = centres.flip(0) if order == "falling" else centres
+    if order == "one far tile":
+        centres[:300] = 1e20
+    x = torch.tensor([[0.1, 0.0, 0.2], [12.0, 12.1, 11.9], [31.0, 30.0, 30.0]])
+    squared = (x.double().unsqueeze(1) - centres.double()).square().sum(-1)
+    expected = torch.softmax(-0.5 * squared, -1) @ centres.double() - x.double()
+    torch.testing.assert_close(unit_mixture_score(x, centres).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_one_mixture_serves_all_seeds_and_other_precisions_are_refused():

@@ -2,65 +2,67 @@
 //
 //     w_m(x) = exp(-|x - c_m|^2 / 2) / sum over m,   relative to the nearest component, so that no sum is empty.
 //
-// LANES points at a time lie side by side, so that nothing is summed across a vector.
+// A block of points lies side by side along the vectors, so that nothing is summed across one, and meets the components
+// a tile at a time: the tile's weights stay in the fastest cache, and the sums shrink when a nearer component is found.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "exp2.hpp"
+#include "products.hpp"
 
 namespace {
 
-constexpr int LANES = 64;
+constexpr int64_t WIDE = WIDTH<float>;
+constexpr int64_t MOST = 6 * WIDE;          // points of a block
+constexpr int64_t TILE = 128;               // components
 constexpr float RATE = 0.5f * 1.44269504f;  // of squared distances, to powers of two
 
 struct Work {  // reused between calls of a thread
-    std::vector<float> at, weights;
+    Buffer<float> at, weights, sums;
 };
 
-template <int D>  // 0: any dimension
-void block(int64_t count, int64_t m, int64_t dim, const float* x, const float* centres, float* out, Work& work) {
-    const int64_t d = D ? D : dim;
-    float *at = work.at.data(), *weights = work.weights.data();  // [d, LANES] and [m, LANES]
-    float nearest[LANES], total[LANES] = {};
-    for (int i = 0; i < LANES; ++i) {
-        const int64_t row = std::min<int64_t>(i, count - 1);  // the last block may be short
-        for (int64_t c = 0; c < d; ++c) at[c * LANES + i] = x[row * d + c];
+void block(int64_t count, int64_t m, int64_t d, const float* x, const float* centres, float* out, Work& work) {
+    const int64_t vectors = padded<float>(count) / WIDE, lanes = vectors * WIDE;
+    float *at = room(work.at, d * lanes), *sums = room(work.sums, d * lanes), *weights = room(work.weights, TILE * lanes);
+    float nearest[MOST], total[MOST] = {};
+    for (int64_t i = 0; i < lanes; ++i) {
+        const int64_t row = std::min(i, count - 1);
+        for (int64_t c = 0; c < d; ++c) at[c * lanes + i] = x[row * d + c];
         nearest[i] = INFINITY;
     }
-    for (int64_t k = 0; k < m; ++k) {
-        float squared[LANES] = {};
-        for (int64_t c = 0; c < d; ++c) {
-            const float centre = centres[k * d + c];
+    std::fill_n(sums, d * lanes, 0.0f);
+    for (int64_t first = 0; first < m; first += TILE, centres += TILE * d) {
+        const int64_t tile = std::min(TILE, m - first);
+        float before[MOST], shrink[MOST];
+        std::copy_n(nearest, lanes, before);
+        product<float, SquaredDifference>(
+            tile, vectors, d, centres, d, 1, at, lanes,
+            [&](int64_t k, int64_t v, const Vector<float>& squared) { store(weights + k * lanes + v * WIDE, squared); });
+        for (int64_t k = 0; k < tile; ++k)
 #pragma omp simd
-            for (int i = 0; i < LANES; ++i) {
-                const float difference = at[c * LANES + i] - centre;
-                squared[i] += difference * difference;
+            for (int64_t i = 0; i < lanes; ++i)
+                nearest[i] = weights[k * lanes + i] < nearest[i] ? weights[k * lanes + i] : nearest[i];
+#pragma omp simd
+        for (int64_t i = 0; i < lanes; ++i) {
+            shrink[i] = exp2_negative(RATE * (nearest[i] - before[i]));
+            total[i] *= shrink[i];
+        }
+        for (int64_t k = 0; k < tile; ++k)
+#pragma omp simd
+            for (int64_t i = 0; i < lanes; ++i) {
+                const float weight = exp2_negative(RATE * (nearest[i] - weights[k * lanes + i]));
+                weights[k * lanes + i] = weight;
+                total[i] += weight;
             }
-        }
-#pragma omp simd
-        for (int i = 0; i < LANES; ++i) {
-            weights[k * LANES + i] = squared[i];
-            nearest[i] = squared[i] < nearest[i] ? squared[i] : nearest[i];
-        }
+        product<float>(d, vectors, tile, centres, 1, d, weights, lanes,
+                       [&](int64_t c, int64_t v, const Vector<float>& sum) {
+                           float* to = sums + c * lanes + v * WIDE;
+                           store(to, load(to) * load(shrink + v * WIDE) + sum);
+                       });
     }
-    for (int64_t k = 0; k < m; ++k)
-#pragma omp simd
-        for (int i = 0; i < LANES; ++i) {
-            const float weight = exp2_negative(RATE * (nearest[i] - weights[k * LANES + i]));
-            weights[k * LANES + i] = weight;
-            total[i] += weight;
-        }
-    for (int64_t c = 0; c < d; ++c) {
-        float sums[LANES] = {};
-        for (int64_t k = 0; k < m; ++k) {
-            const float centre = centres[k * d + c];
-#pragma omp simd
-            for (int i = 0; i < LANES; ++i) sums[i] += weights[k * LANES + i] * centre;
-        }
+    for (int64_t c = 0; c < d; ++c)
         for (int64_t i = 0; i < count; ++i)  // without a nearest component nothing is known
-            out[i * d + c] = nearest[i] < INFINITY ? sums[i] / total[i] - at[c * LANES + i] : NAN;
-    }
+            out[i * d + c] = nearest[i] < INFINITY ? sums[c * lanes + i] / total[i] - at[c * lanes + i] : NAN;
 }
 
 }  // namespace
@@ -70,10 +72,11 @@ void block(int64_t count, int64_t m, int64_t dim, const float* x, const float* c
 extern "C" int sivibench_unit_mixture(int64_t S, int64_t n, int64_t m, int64_t d, const float* x, const float* centres,
                                       float* out) {
     static thread_local Work work;
-    work.at.resize(d * LANES), work.weights.resize(m * LANES);
-    const auto run = d == 2 ? block<2> : block<0>;
+    const int64_t blocks = (n + MOST - 1) / MOST;  // of about equal size
     for (int64_t s = 0; s < S; ++s, x += n * d, out += n * d, centres += m * d)
-        for (int64_t first = 0; first < n; first += LANES)
-            run(std::min<int64_t>(LANES, n - first), m, d, x + first * d, centres, out + first * d, work);
+        for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t first = b * n / blocks, count = (b + 1) * n / blocks - first;
+            block(count, m, d, x + first * d, centres, out + first * d, work);
+        }
     return 0;
 }

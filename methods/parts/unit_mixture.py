@@ -1,4 +1,4 @@
-"""Score of an equal mixture of unit Gaussians: PVI's inner loop, n M pairs of point and component per step."""
+"""Score of an equal mixture of unit Gaussians: the inner loop of PVI and BSIVI, n M pairs of point and component."""
 
 from __future__ import annotations
 

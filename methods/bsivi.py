@@ -12,7 +12,8 @@ from methods.parts.unit_mixture import mixture_backend, unit_mixture_score
 from targets.base import Target
 
 PAIRS = 2**20
-"""Largest number of (draw, component) pairs held at once, per seed; affects memory only.  The fused pass holds none."""
+"""Largest number of (draw, component) pairs held at once, per seed, and with it of components that go through the
+network at once; affects memory only.  The fused pass holds no pairs, but the means of all components."""
 
 
 @register("method", "bsivi", source="Pielok, Bischl & Ruegamer, ICML 2025, arXiv:2506.03839; settings of its code")
@@ -58,12 +59,16 @@ class BSIVI(PathGradientMethod):
         return {"mixture_score": mixture_backend(self.q.rho)}
 
     def mixture_score(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
-        """grad_x log (1/k) sum_i q(x | z_i), z_i the batch's own z and fresh draws; x [n, d], z [n, k] -> [n, d]."""
-        sigma, zero = self.q.sigma, x.new_zeros(1, 1)
+        """grad_x log (1/k) sum_i q(x | z_i), z_i the batch's own z and fresh draws; x [n, d], z [n, k] -> [n, d].
+
+        For its value: how it depends on q's parameters is not followed.
+        """
+        sigma = self.q.sigma.detach()
         sizes = pieces(max(0, self.inner - len(x)), PAIRS // len(x))
         if mixture_backend(x) == "fused":
             means = torch.cat([self.q.mean(z), *(self.q.mean(self.q.mixing(size, noise)) for size in sizes)])
             return unit_mixture_score(x / sigma, means / sigma) / sigma
+        zero = x.new_zeros(1, 1)
         total = gaussian_mixture_score(x, self.q.mean(z), sigma, zero)
         for size in sizes:
             means = self.q.mean(self.q.mixing(size, noise))

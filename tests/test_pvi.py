@@ -119,6 +119,23 @@ def test_components_may_come_in_any_order(order):
     torch.testing.assert_close(unit_mixture_score(x, centres).double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("leading", [(), (2,)])
+def test_what_is_mapped_is_another_dimension_than_those_of_the_arguments(leading):
+    x, centres = torch.randn(2, *leading, 5, 3), torch.randn(2, 2, 7, 3)
+    found = torch.func.vmap(unit_mixture_score)(x, centres)
+    for i in range(2):
+        torch.testing.assert_close(found[i], unit_mixture_score(x[i], centres[i]))
+
+
+def test_many_components_far_from_zero_leave_the_rounding_of_a_few():
+    """The weighted sum of the centres and that of the weights are of thousands, and their quotient is large."""
+    source = noise("many")
+    centres, x = (100 + 3 * source.normal(m, 2) for m in (90_000, 20))
+    found = unit_mixture_score(x.float(), centres.float()).double()
+    expected = unit_mixture_score(x.float().double(), centres.float().double())
+    assert float((found - expected).abs().max()) < 5e-4
+
+
 def test_one_mixture_serves_all_seeds_and_other_precisions_are_refused():
     x, centres = torch.randn(3, 5, 2), torch.randn(4, 2)
     torch.testing.assert_close(unit_mixture_score(x, centres)[2], unit_mixture_score(x[2], centres))

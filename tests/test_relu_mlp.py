@@ -122,6 +122,13 @@ def test_parameters_that_are_views_of_one_vector_and_points_with_gaps() -> None:
     close(found, vmap(grad(lambda f, x: value(f, x, Plain(net))))(flat, x))
 
 
+class Doubled(nn.Linear):
+    """A linear map in name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 class Plain(nn.Module):
     """The network itself, under the same name."""
 
@@ -188,6 +195,10 @@ def test_what_the_passes_do_not_cover_is_left_to_the_network() -> None:
     net = network(3, (8,), 2)
     closed = nn.Sequential(*net, nn.ReLU())
     assert torch.equal(relu_mlp(closed, x), closed(x))
+    other = nn.Sequential(Doubled(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert torch.equal(relu_mlp(other, x), other(x))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        relu_mlp(nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(9, 4)), x)
     for odd in (x[0], normal(4, 5, 3), x[:0]):
         assert torch.equal(relu_mlp(net, odd), net(odd))
     for wrong in (normal(5, 4), x.double()):

@@ -145,6 +145,30 @@ def test_what_the_chains_do_not_cover_is_left_to_torch():
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    "wrong, match",
+    [
+        ({"x": torch.zeros(1, 2)}, "do not fit"),
+        ({"sigma": torch.ones(())}, "do not fit"),
+        ({"step": torch.full((4, 1), 0.1)}, "do not fit"),
+        ({"step": torch.tensor(0.1, dtype=torch.float64)}, "step has dtype"),
+        ({"x": torch.zeros(4, 2, dtype=torch.float64)}, "x has dtype"),
+    ],
+)
+def test_what_native_code_would_misread_is_refused(wrong, match):
+    net, tensors = problem(2, (8,), 2, 4)
+    with pytest.raises(ValueError, match=match):
+        run(net, tensors | wrong)
+
+
+def test_chains_without_a_step_are_refused():
+    net, tensors = problem(2, (8,), 2, 4)
+    for none in ("samples", "leapfrog"):
+        with pytest.raises(UserError, match=none):
+            average_mean(net, **tensors, noise=DirectNoise(generator("none")), **CHAINS | {none: 0})
+
+
+@needs_compiler
 def test_a_loss_of_uivi_has_the_same_gradients_without_the_library(monkeypatch):
     """Which implementation was taken is in the record."""
 

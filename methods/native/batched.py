@@ -22,6 +22,13 @@ def with_seeds(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tenso
     ]
 
 
+def points_with_seeds(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """``with_seeds`` for arguments [..., n, d] whose leading dimensions broadcast: all get as many as the most has."""
+    batched = with_seeds(info, in_dims, tensors)
+    most = max(t.dim() for t in batched)
+    return [t.reshape(len(t), *[1] * (most - t.dim()), *t.shape[1:]) for t in batched]
+
+
 def leading(*tensors: Tensor) -> torch.Size:
     """The dimensions of the seeds of arguments [..., n, d], broadcast."""
     return torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))

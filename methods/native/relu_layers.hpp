@@ -1,5 +1,5 @@
-// The layers of a ReLU network over strips of rows, one seed's on one CPU core, float32: the activations of a strip stay
-// in a core's cache, and biases and gates are applied while they are made.
+// The layers of a ReLU network over strips of rows, one seed's on one CPU core, float32: the activations of a strip
+// stay in a core's cache, and biases and gates are applied while they are made.
 // Matrices are row-major with features along the vectors; hidden values have rows of whole vectors of LINE floats.
 // (relu_network.hpp has the rows along the vectors and keeps no hidden values: for networks that are only evaluated.)
 #pragma once
@@ -199,8 +199,9 @@ class Backward {
     }
 
     // For rows first, ..., first + rows - 1, at most STRIP of them: from the gradient in the outputs, g
-    // [., widths[layers]], to that in the inputs, gx [., widths[0]], unless it is null; hidden as Forward left it.  Calls at(i, h, ld) with the gradient h
-    // [rows, ld] in the outputs of layer i (before the ReLU), from the last layer to the first.
+    // [., widths[layers]], to that in the inputs, gx [., widths[0]], unless it is null; hidden as Forward left it.
+    // Calls at(i, h, ld) with the gradient h [rows, ld] in the outputs of layer i (before the ReLU), from the last
+    // layer to the first.
     template <class At>
     void run(const Network& net, int64_t first, int64_t rows, const float* g, const float* const* hidden, float* gx,
              const At& at) const {

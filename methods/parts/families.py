@@ -25,11 +25,14 @@ def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, activation: Activation =
 
 
 def relu_layers(net: nn.Module) -> list[nn.Linear] | None:
-    """The linear maps of a network that is linear maps with ReLUs between them; None for any other."""
-    if not isinstance(net, nn.Sequential) or len(net) % 2 == 0:
+    """The linear maps of a network that is linear maps with ReLUs between them; None for any other.
+
+    Classes derived from these may do something else, so they count as any other.
+    """
+    if type(net) is not nn.Sequential or len(net) % 2 == 0:
         return None
     linear, between = list(net)[::2], list(net)[1::2]
-    if not all(isinstance(m, nn.Linear) for m in linear) or not all(isinstance(m, nn.ReLU) for m in between):
+    if any(type(m) is not nn.Linear for m in linear) or any(type(m) is not nn.ReLU for m in between):
         return None
     return linear  # type: ignore[return-value]
 

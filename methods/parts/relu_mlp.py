@@ -8,6 +8,7 @@ gate while a value is in a register, and give the same numbers as the network it
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -38,10 +39,12 @@ def relu_mlp(net: nn.Module, x: Tensor) -> Tensor:
 def native_layers(net: nn.Module, x: Tensor) -> list[nn.Linear] | None:
     """The linear maps of a ReLU network that native code (CPU, float32) may read, with inputs x [n, d]; else None.
 
-    It reads bare memory: what it would misread is left to torch, which knows it or refuses it.
+    It reads bare memory: what it would misread is left to torch, which knows it or refuses it.  It calls no hooks.
     """
     linear = relu_layers(net)
     if linear is None or any(m.bias is None for m in linear):
+        return None
+    if any(first.out_features != second.in_features for first, second in pairwise(linear)):
         return None
     if x.dim() != 2 or 0 in x.shape or x.shape[1] != linear[0].in_features:
         return None

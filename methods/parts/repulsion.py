@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods.native import direction as native
-from methods.native.batched import leading, matrices, require_one_dtype, with_seeds
+from methods.native.batched import leading, matrices, points_with_seeds, require_one_dtype
 from methods.parts import kernels
 
 ConstantBandwidth = Literal["detached", "bisection"]
@@ -74,4 +74,4 @@ def _(x, y, score, kernel, bandwidth):
 
 @_fused.register_vmap
 def _(info, in_dims, x, y, score, kernel, bandwidth):
-    return _fused(*with_seeds(info, in_dims[:3], (x, y, score)), kernel, bandwidth), 0
+    return _fused(*points_with_seeds(info, in_dims[:3], (x, y, score)), kernel, bandwidth), 0

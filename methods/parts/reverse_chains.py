@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bench.checks import require_positive
 from methods.base import Noise
 from methods.native import reverse_chains as native
-from methods.native.batched import with_seeds
+from methods.native.batched import require_one_dtype, with_seeds
 from methods.parts import hmc
 from methods.parts.relu_mlp import native_layers
 
@@ -48,14 +49,24 @@ def average_mean(
 
     Returns:
         The averages, [n, d], and the adapted step size.
+
+    Raises:
+        UserError: without samples or leapfrog steps.
+        ValueError: arguments of different precision or of other shapes.
     """
-    sigma, x, z = sigma.detach(), x.detach(), z.detach()
-    linear = native_layers(net, z)
-    if linear is not None and chains_backend(net, z) == "fused":
+    require_positive(samples=samples, leapfrog=leapfrog)
+    sigma, x, z, step = sigma.detach(), x.detach(), z.detach(), step.detach()
+    if chains_backend(net, z) == "fused":
         draws = [(noise.normal(*z.shape), noise.uniform(len(z))) for _ in range(burn_in + samples)]
         momenta, uniforms = (torch.stack(each) for each in zip(*draws, strict=True))
-        parameters = [*(m.weight.detach() for m in linear), *(m.bias.detach() for m in linear)]
-        tensors = [t.unsqueeze(0) for t in (sigma, x, z, momenta, uniforms, step.detach(), *parameters)]
+        require_one_dtype(z=z, sigma=sigma, x=x, step=step, momenta=momenta, uniforms=uniforms)
+        parameters = _parameters(net, z)
+        d = len(parameters[-1])
+        if (sigma.shape, x.shape, step.shape) != ((d,), (len(z), d), ()):
+            raise ValueError(
+                f"sigma {sigma.shape}, x {x.shape} and step {step.shape} do not fit z {z.shape} and d = {d}"
+            )
+        tensors = [t.unsqueeze(0) for t in (sigma, x, z, momenta, uniforms, step, *parameters)]
         mean, step = _fused(tensors, burn_in, leapfrog, accept)
         return mean.squeeze(0), step.squeeze(0)
 
@@ -83,6 +94,13 @@ def average_mean(
 def chains_backend(net: nn.Module, z: Tensor) -> Literal["fused", "torch"]:
     """Which implementation chains of this network with states like z [n, k] take; also for the run record."""
     return "fused" if native_layers(net, z) is not None and native.LIBRARY.get() is not None else "torch"
+
+
+def _parameters(net: nn.Module, z: Tensor) -> list[Tensor]:
+    """Weights, then biases."""
+    linear = native_layers(net, z)
+    assert linear is not None, "callers ask chains_backend() first"
+    return [*(m.weight.detach() for m in linear), *(m.bias.detach() for m in linear)]
 
 
 @torch.library.custom_op("sivibench::reverse_chains", mutates_args=())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.native import unit_mixture as native
-from methods.native.batched import leading, matrices, require_one_dtype, with_seeds
+from methods.native.batched import leading, matrices, points_with_seeds, require_one_dtype
 from methods.parts import kernels
 
 
@@ -56,4 +56,4 @@ def _(x, centres):
 
 @_fused.register_vmap
 def _(info, in_dims, *tensors):
-    return _fused(*with_seeds(info, in_dims, tensors)), 0
+    return _fused(*points_with_seeds(info, in_dims, tensors)), 0

@@ -1,8 +1,8 @@
 """HMC chains on the reverse conditional q(z | x) of a Gaussian semi-implicit family: the inner loop of UIVI.
 
-A step has hundreds of small gradients, one after the other.  On a CPU and in float32 all of them are one fused pass
-(``methods.native.reverse_chains``) where mu is a ReLU network, with the same draws and the same numbers to float
-rounding; a traced program then holds one node instead of tens of thousands.
+A step has (burn_in + samples) * leapfrog small gradients, one after the other.  On a CPU and in float32 all of them are
+one fused pass (``methods.native.reverse_chains``) where mu is a ReLU network, with the same draws and the same numbers
+to float rounding; a traced program then holds one node, however many there are.
 """
 
 from __future__ import annotations
